@@ -1,0 +1,36 @@
+"""The whole system at a size that streams on a laptop's CPU."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from livetalk_jax.config import ModelConfig
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.model = dataclasses.asdict(ModelConfig.tiny())
+    config.stream = dict(
+        buckets=((128, 128), (160, 96), (96, 160)),
+        frames=33,
+        motion_frames=5,
+        fps=25,
+        sample_rate=16_000,
+        audio_context_seconds=8,
+        audio_mode="stream",
+        color_strength=1.0,
+    )
+    config.sampler = dict(
+        method="renoise",
+        steps=4,
+        shift=5.0,
+        text_guidance=1.0,
+        audio_guidance=1.0,
+        apg=False,
+        apg_momentum=-0.75,
+        apg_norm_threshold=55.0,
+        prompt="A person is talking. Only the foreground characters are moving, the background remains static.",
+        negative_prompt="",
+    )
+    config.runtime = dict(dtype="float32", attention="auto")
+    return config

@@ -1,0 +1,70 @@
+"""Layers shared by the networks. Parameters are kept in the dtype they are given; each layer says what it computes in float32."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) · scale over the last axis; the statistic is float32, the result has x's dtype."""
+
+    def __init__(self, dim: int, *, eps: float, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones((dim,), dtype))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + self.eps)
+        return normal.astype(x.dtype) * self.scale[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis in float32, returned in x's dtype; `affine` adds scale and bias."""
+
+    def __init__(self, dim: int, *, eps: float, affine: bool = True, dtype=jnp.float32):
+        self.eps = eps
+        self.affine = affine
+        if affine:
+            self.scale = nnx.Param(jnp.ones((dim,), dtype))
+            self.bias = nnx.Param(jnp.zeros((dim,), dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        mean = jnp.mean(wide, -1, keepdims=True)
+        variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
+        wide = (wide - mean) * jax.lax.rsqrt(variance + self.eps)
+        if self.affine:
+            wide = wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        return wide.astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """x·kernel + bias, kernel [in, out]; computed in `x`'s dtype with float32 accumulation."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs, use_bias: bool = True, dtype=jnp.float32):
+        self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (in_dim, out_dim), dtype))
+        self.bias = nnx.Param(jnp.zeros((out_dim,), dtype)) if use_bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out = x @ self.kernel[...].astype(x.dtype)
+        return out if self.bias is None else out + self.bias[...].astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """Linear, activation, linear."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, activation, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.fc1 = Linear(in_dim, hidden_dim, rngs=rngs, dtype=dtype)
+        self.fc2 = Linear(hidden_dim, out_dim, rngs=rngs, dtype=dtype)
+        self.activation = activation
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=True)
+
+
+def gelu_exact(x: jax.Array) -> jax.Array:
+    return jax.nn.gelu(x, approximate=False)

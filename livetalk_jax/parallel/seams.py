@@ -1,0 +1,43 @@
+"""The few places where devices must talk, each an identity on one device.
+
+Networks are written for "the tokens and pixels that I hold" and call these; they never see a mesh. Plans that spread one model over
+several devices replace the fields (`design.md`, section 2), the network code stays as it is.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from livetalk_jax.kernels.attention import attention
+
+
+def _pad_zeros(x, axis: int, low: int, high: int):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (low, high)
+    return jnp.pad(x, widths)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """One device by default.
+
+    Attributes:
+        attend: self-attention over all video tokens. q, k, v: [B, N, A, K], the tokens held here; returns [B, N, A, K].
+        attend_local: attention whose keys and values are whole on every device (text, image, audio). Same shapes, any key length.
+        pad_spatial: (x, axis, low, high) pads rows or columns of x by what the neighbours hold, zeros at the picture's edge.
+        gather_spatial: [B, rows, columns, ...] held here -> the whole picture.
+        mean, max, min: reduction over the given axes and, for rows and columns, over the devices that hold the rest.
+    """
+
+    attend: Callable[..., jax.Array] = attention
+    attend_local: Callable[..., jax.Array] = attention
+    pad_spatial: Callable[[jax.Array, int, int, int], jax.Array] = _pad_zeros
+    gather_spatial: Callable[[jax.Array], jax.Array] = lambda x: x
+    mean: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.mean(x, axes, keepdims=True)
+    max: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.max(x, axes, keepdims=True)
+    min: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.min(x, axes, keepdims=True)
+
+
+ONE_DEVICE = Parallel()
