@@ -280,7 +280,7 @@ def _build(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
         if len(kinds) != len(value):
             problems.append(f"{path} must have {len(kinds)} entries, not {value!r}")
             return None
-        return tuple(_build(kind, item, f"{path}[{i}]", problems) for i, (kind, item) in enumerate(zip(kinds, value)))
+        return tuple(_build(kind, item, f"{path}[{i}]", problems) for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
     if origin is Literal:
         if value not in arguments:
             problems.append(f"{path} must be one of {', '.join(map(repr, arguments))}, not {value!r}")

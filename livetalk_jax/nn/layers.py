@@ -18,23 +18,23 @@ class RMSNorm(nnx.Module):
         return normal.astype(x.dtype) * self.scale[...].astype(x.dtype)
 
 
-class LayerNorm(nnx.Module):
-    """Layer norm over the last axis in float32, returned in x's dtype; `affine` adds scale and bias."""
+def standardize(x: jax.Array, eps: float) -> jax.Array:
+    """(x − mean) / deviation over the last axis, float32."""
+    wide = x.astype(jnp.float32)
+    centered = wide - jnp.mean(wide, -1, keepdims=True)
+    return centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), -1, keepdims=True) + eps)
 
-    def __init__(self, dim: int, *, eps: float, affine: bool = True, dtype=jnp.float32):
+
+class LayerNorm(nnx.Module):
+    """Layer norm over the last axis with scale and bias; computed in float32, returned in x's dtype."""
+
+    def __init__(self, dim: int, *, eps: float, dtype=jnp.float32):
+        self.scale = nnx.Param(jnp.ones((dim,), dtype))
+        self.bias = nnx.Param(jnp.zeros((dim,), dtype))
         self.eps = eps
-        self.affine = affine
-        if affine:
-            self.scale = nnx.Param(jnp.ones((dim,), dtype))
-            self.bias = nnx.Param(jnp.zeros((dim,), dtype))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        mean = jnp.mean(wide, -1, keepdims=True)
-        variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
-        wide = (wide - mean) * jax.lax.rsqrt(variance + self.eps)
-        if self.affine:
-            wide = wide * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
+        wide = standardize(x, self.eps) * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)
         return wide.astype(x.dtype)
 
 
