@@ -12,9 +12,9 @@ from livetalk_jax.parallel.seams import Parallel
 class Past:
     """The frames that each causal convolution saw last, in the order in which the convolutions run.
 
-    `Past()` begins a video: nothing lies before its first frame. `Past(state)` goes on where the evaluation that left `state` ended.
-    One object serves one evaluation, and `state` is then what the next one needs: an array [B, frames, Y, X, C] a convolution, whose
-    shapes do not depend on how many frames the evaluation had.
+    `Past()` begins a video: nothing lies before its first frame. `Past(state)` goes on where the evaluation that left `state`
+    ended. One object serves one evaluation, and `state` is then what the next one needs: an array [B, frames, Y, X, C] for each
+    convolution, whose shapes do not depend on how many frames the evaluation had.
     """
 
     def __init__(self, state: Sequence[jax.Array] | None = None):
