@@ -2,16 +2,17 @@
 
 import numpy as np
 
-from livetalk_jax.conversion.table import LINEAR, SAME, Rule, Transform, reshape_to
+from livetalk_jax import shapes
+
+from .table import LINEAR, SAME, Rule, Transform, drop
 
 
 def _patch_to_ours(x: np.ndarray) -> np.ndarray:
     return np.transpose(x, (2, 3, 4, 1, 0)).reshape(-1, x.shape[0])
 
 
-def _patch_to_published(x: np.ndarray, shapes) -> tuple[np.ndarray, ...]:
-    out, channels, *patch = shapes[0]
-    return (np.transpose(x.reshape(*patch, channels, out), (4, 3, 0, 1, 2)),)
+def _patch_to_published(x: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+    return (np.transpose(x.reshape(*shapes.PATCH, -1, x.shape[1]), (4, 3, 0, 1, 2)),)
 
 
 # A convolution whose stride is its kernel is a linear layer over patches: [D, C, 1, 2, 2] -> [4C, D].
@@ -52,7 +53,7 @@ TABLE = (
     *_linear("img_emb.proj.1", "img_emb.mlp.fc1"),
     *_linear("img_emb.proj.3", "img_emb.mlp.fc2"),
     *_norm("img_emb.proj.4", "img_emb.norm_out"),
-    Rule(f"{_BLOCK}.modulation", f"{_OURS}.modulation", reshape_to(2)),
+    Rule(f"{_BLOCK}.modulation", f"{_OURS}.modulation", drop(0)),
     *(rule for name in "qkvo" for rule in _linear(f"{_BLOCK}.self_attn.{name}", f"{_OURS}.self_attn.{name}")),
     *(Rule(f"{_BLOCK}.self_attn.{n}.weight", f"{_OURS}.self_attn.{n}.scale", SAME) for n in ("norm_q", "norm_k")),
     *_norm(f"{_BLOCK}.norm3", f"{_OURS}.norm3"),
@@ -64,7 +65,7 @@ TABLE = (
     *(Rule(f"{_BLOCK}.cross_attn.{n}.weight", f"{_OURS}.cross_attn.{n}.scale", SAME) for n in ("norm_q", "norm_k", "norm_k_img")),
     *_linear(f"{_BLOCK}.ffn.0", f"{_OURS}.ffn.fc1"),
     *_linear(f"{_BLOCK}.ffn.2", f"{_OURS}.ffn.fc2"),
-    Rule("head.modulation", "head.modulation", reshape_to(2)),
+    Rule("head.modulation", "head.modulation", drop(0)),
     *_linear("head.head", "head.head"),
     *_AUDIO,
 )
@@ -82,7 +83,7 @@ DIFFUSERS_TABLE = (
     *_linear("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.mlp.fc1"),
     *_linear("condition_embedder.image_embedder.ff.net.2", "img_emb.mlp.fc2"),
     *_norm("condition_embedder.image_embedder.norm2", "img_emb.norm_out"),
-    Rule(f"{_BLOCK}.scale_shift_table", f"{_OURS}.modulation", reshape_to(2)),
+    Rule(f"{_BLOCK}.scale_shift_table", f"{_OURS}.modulation", drop(0)),
     *(
         rule
         for theirs, ours in (("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "o"))
@@ -108,7 +109,7 @@ DIFFUSERS_TABLE = (
     ),
     *_linear(f"{_BLOCK}.ffn.net.0.proj", f"{_OURS}.ffn.fc1"),
     *_linear(f"{_BLOCK}.ffn.net.2", f"{_OURS}.ffn.fc2"),
-    Rule("scale_shift_table", "head.modulation", reshape_to(2)),
+    Rule("scale_shift_table", "head.modulation", drop(0)),
     *_linear("proj_out", "head.head"),
     *_AUDIO,
 )
