@@ -245,6 +245,9 @@ class RunConfig:
     sampler: SamplerConfig
     runtime: RuntimeConfig
 
+    def with_steps(self, steps: int) -> Self:
+        return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, steps=steps))
+
     @classmethod
     def from_config_dict(cls, config: ConfigDict) -> Self:
         """Build the dataclasses from a `configs/*.py` ConfigDict.

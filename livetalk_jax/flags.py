@@ -1,0 +1,93 @@
+"""Command lines of the project: absl flags with a configuration that any key of can be overridden, and errors of one line.
+
+--config tiny                       a file of configs/, by name
+--config soulx_14b:768x448          the part after the colon is get_config's argument
+--config path/to/mine.py            a file of your own
+--config.sampler.steps=2            any key of it; an unknown key is an error
+"""
+
+import sys
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from livetalk_jax.config import RunConfig
+
+
+class UsageError(ValueError):
+    """Something is wrong with what the user gave; the message is one line that says what would be right."""
+
+
+def config_names() -> list[str]:
+    return sorted(
+        f.name[:-3] for f in resources.files("livetalk_jax.configs").iterdir() if f.name.endswith(".py") and f.name[0] != "_"
+    )
+
+
+def config_path(value: str) -> str:
+    """A configuration's name or path, with an argument behind a colon or not, as config_flags takes it."""
+    name, colon, argument = value.partition(":")
+    if name in config_names():
+        name = str(resources.files("livetalk_jax.configs") / f"{name}.py")
+    elif not Path(name).is_file():
+        raise UsageError(f"there is no configuration {name!r}: give one of {', '.join(config_names())}, or the path of a .py file")
+    return name + colon + argument
+
+
+def parse(define: Callable[[flags.FlagValues], None], argv: list[str], usage: str) -> tuple[flags.FlagValues, RunConfig]:
+    """Flags and configuration of a command.
+
+    Args:
+        define: adds the command's own flags to the given FlagValues.
+        argv: the command's name, then its arguments.
+        usage: the first line of the help.
+
+    Raises:
+        UsageError: unknown flags or keys, values that do not fit, arguments that are no flags.
+    """
+    values = flags.FlagValues()
+    define(values)
+    argv = [argv[0], *_with_config_path(argv[1:])]
+    if not any(a == "--config" or a.startswith("--config=") for a in argv):
+        argv.insert(1, "--config=" + config_path("tiny"))
+    config_flags.DEFINE_config_file(
+        "config", None, "Name or path of a configuration; --config.key=value overrides a key of it.", values, sys_argv=argv
+    )
+    if {"--help", "-h", "-help"} & set(argv):
+        print(f"{usage}\n{values.get_help()}\n\nConfigurations: {', '.join(config_names())}")
+        sys.exit(0)
+    try:
+        rest = values(argv)[1:]
+        if rest:
+            raise UsageError(f"{rest[0]!r} is not a flag; see {argv[0]} --help")
+        return values, RunConfig.from_config_dict(values.config)
+    except (flags.Error, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UsageError(" ".join(str(error).strip("'\"").split())) from error
+
+
+def _with_config_path(arguments: list[str]) -> list[str]:
+    result = list(arguments)
+    for i, argument in enumerate(result):
+        if argument.startswith("--config="):
+            result[i] = "--config=" + config_path(argument.removeprefix("--config="))
+        elif argument == "--config" and i + 1 < len(result):
+            result[i + 1] = config_path(result[i + 1])
+    return result
+
+
+def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """Run a command; what the user can mend ends as one line on standard error and exit code 2."""
+    try:
+        main(argv)
+    except (UsageError, ValueError, OSError) as error:
+        sys.exit(_fail(f"{argv[0]}: {' '.join(str(error).split())}"))
+    except KeyboardInterrupt:
+        sys.exit(_fail(f"{argv[0]}: interrupted", 130))
+
+
+def _fail(line: str, code: int = 2) -> int:
+    print(line, file=sys.stderr)
+    return code

@@ -1,0 +1,108 @@
+"""`livetalk generate`: a portrait and one or two recordings in, an MP4 out."""
+
+import logging
+import sys
+import time
+
+import jax
+import numpy as np
+from absl import flags as absl_flags
+from tqdm import tqdm
+
+from livetalk_jax import checkpoint, flags, media
+from livetalk_jax.config import RunConfig
+from livetalk_jax.shapes import Geometry
+from livetalk_jax.stream.conditioning import default_boxes, person_masks
+from livetalk_jax.stream.networks import Networks, load_networks, random_networks
+from livetalk_jax.stream.session import Pipeline
+from livetalk_jax.tokenizer import load_tokenizer
+
+USAGE = """usage: livetalk generate --image P --audio A --out V.mp4 [--config tiny] [--checkpoint DIR] …
+
+Two persons: --audio A --audio B, and if the halves of the picture do not hold them, --box L,T,R,B --box L,T,R,B.
+"""
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string("image", None, "Portrait: any picture that Pillow reads.", flag_values=values)
+    absl_flags.DEFINE_multi_string("audio", None, "Speech: any file with sound; twice for two persons.", flag_values=values)
+    absl_flags.DEFINE_string("out", None, "The MP4 to write.", flag_values=values)
+    absl_flags.DEFINE_string("checkpoint", None, "Folder made by `livetalk convert import`, or by training.", flag_values=values)
+    absl_flags.DEFINE_string("prompt", None, "What is to be seen; the configuration's prompt if left out.", flag_values=values)
+    absl_flags.DEFINE_integer("seed", 0, "Of the noise; the same seed gives the same bits.", flag_values=values)
+    absl_flags.DEFINE_integer("steps", None, "Denoising steps, for --config.sampler.steps.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_multi_string("box", None, "left,top,right,bottom of a person in image pixels.", flag_values=values)
+
+
+def parse_box(text: str) -> tuple[int, int, int, int]:
+    try:
+        left, top, right, bottom = map(int, text.split(","))
+    except ValueError:
+        raise flags.UsageError(f"box {text!r} is not left,top,right,bottom in whole pixels, such as 10,20,300,400") from None
+    return left, top, right, bottom
+
+
+def networks_for(config: RunConfig, folder: str | None) -> Networks:
+    """The checkpoint's networks, or untrained ones, which is said in one line."""
+    if folder is not None:
+        return load_networks(config.model, config.runtime.dtype, folder)
+    print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)
+    return random_networks(config.model, config.runtime.dtype, seed=0)
+
+
+def main(argv: list[str]) -> None:
+    values, config = flags.parse(define, argv, USAGE)
+    for name in ("image", "audio", "out"):
+        if not values[name].value:
+            raise flags.UsageError(f"--{name} is missing; see {argv[0]} --help")
+    if values.steps is not None:
+        config = config.with_steps(values.steps)
+    if not 1 <= len(values.audio) <= 2:
+        raise flags.UsageError(f"{len(values.audio)} recordings were given: one person or two can speak")
+    if values.box and len(values.audio) == 1:
+        raise flags.UsageError("--box is for two persons; give --audio twice, or leave --box out")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("livetalk_jax").setLevel(logging.INFO)
+
+    # Everything that the user gave is looked at before anything slow begins.
+    image = media.load_image(values.image)
+    stream = config.stream
+    speech = [media.load_audio(path, stream.sample_rate) for path in values.audio]
+    size = media.nearest_bucket(image.shape[:2], stream.buckets)
+    geometry = Geometry(*size, stream.frames, stream.motion_frames)
+    masks = None
+    if len(speech) == 2:
+        boxes = [parse_box(box) for box in values.box] if values.box else default_boxes(image.shape[:2])
+        masks = person_masks(image.shape[:2], boxes, geometry)
+    if values.checkpoint is not None:
+        checkpoint.read_manifest(values.checkpoint)
+    writer = media.VideoWriter(values.out, *size, fps=stream.fps, sample_rate=stream.sample_rate)
+
+    started = time.perf_counter()
+    tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
+    pipeline = Pipeline(networks_for(config, values.checkpoint), config, size, tokenize)
+    portrait = media.prepare_portrait(image, *size)
+    session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
+    pipeline.warm_up(session)
+    print(f"networks ready in {time.perf_counter() - started:.1f} s on {jax.devices()[0].device_kind}", file=sys.stderr)
+
+    longest = max(map(len, speech))
+    seconds = longest / stream.sample_rate
+    mixed = np.sum([np.pad(waveform, (0, longest - len(waveform))) for waveform in speech], axis=0)
+    chunks = -(-longest * stream.fps // (stream.sample_rate * geometry.new_frames))
+    begun = time.perf_counter()
+    with writer, tqdm(total=chunks, unit="chunk", desc="generating", file=sys.stderr) as bar:
+        spoken = 0
+        for frames in session.speak(speech):
+            writer.write_frames(frames)
+            until = writer.frames_written * stream.sample_rate // stream.fps
+            writer.write_audio(mixed[spoken:until])
+            spoken = until
+            rate = writer.frames_written / (time.perf_counter() - begun)
+            bar.set_postfix_str(f"{rate:.1f} frames/s, {rate / stream.fps:.2f}× real time")
+            bar.update()
+    elapsed = time.perf_counter() - begun
+    print(
+        f"{values.out}: {writer.frames_written} frames of {size[1]}×{size[0]}, {seconds:.2f} s of speech in {elapsed:.1f} s: "
+        f"{writer.frames_written / elapsed:.1f} frames/s, real-time factor {seconds / elapsed:.2f}"
+    )

@@ -1,0 +1,101 @@
+"""One chunk of video, from noise to frames and the motion latents of the next: the function that streaming compiles once."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from livetalk_jax.config import SamplerConfig
+from livetalk_jax.diffusion import guidance
+from livetalk_jax.diffusion.sampler import Motion, sample
+from livetalk_jax.diffusion.schedule import timesteps
+from livetalk_jax.models.dit import DiT
+from livetalk_jax.models.vae import VAE
+from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
+from livetalk_jax.stream.color import match_colors
+from livetalk_jax.stream.conditioning import Conditions
+
+
+def _guided_velocity(dit: DiT, conditions: Conditions, windows: jax.Array, sampler: SamplerConfig, parallel: Parallel) -> Callable:
+    """(x, timestep, momentum) -> (velocity, momentum), as the sampler's configuration guides it."""
+    audio = dit.audio(windows)
+
+    def predict(x, time, context, audio, masks):
+        times = jnp.full((x.shape[0],), time)
+        return dit(
+            x, conditions.reference, times, rope=conditions.rope, context=context, audio=audio, masks=masks, parallel=parallel
+        )  # fmt: skip
+
+    def conditional(x, time, context):
+        return predict(x, time, context, audio, conditions.masks)
+
+    if sampler.text_guidance == 1.0 and sampler.audio_guidance == 1.0:
+        return lambda x, time, momentum: (conditional(x, time, conditions.context), momentum)
+
+    # Silence is one person's whether one or two speak, as published.
+    silence = dit.audio(jnp.zeros_like(windows[:, :1]))
+    text_scale, audio_scale = sampler.text_guidance, sampler.audio_guidance
+
+    def velocity(x, time, momentum):
+        cond = conditional(x, time, conditions.context)
+        if text_scale == 1.0:
+            drop_audio = predict(x, time, conditions.context, silence, None)
+            if not sampler.apg:
+                return guidance.guide_audio(cond, drop_audio, audio_scale), momentum
+            differences = guidance.Momentum(jnp.zeros_like(x), cond - drop_audio)
+        else:
+            drop_text = conditional(x, time, conditions.negative)
+            uncond = predict(x, time, conditions.negative, silence, None)
+            if not sampler.apg:
+                return guidance.guide(cond, drop_text, uncond, text_scale, audio_scale), momentum
+            differences = guidance.Momentum(cond - drop_text, drop_text - uncond)
+        momentum = jax.tree.map(lambda new, old: new + sampler.apg_momentum * old, differences, momentum)
+        text, audio_part = (guidance.project(d, cond, sampler.apg_norm_threshold) for d in momentum)
+        return cond + (text_scale - 1.0) * text + (audio_scale - 1.0) * audio_part, momentum
+
+    return velocity
+
+
+def generate_chunk(
+    dit: DiT,
+    vae: VAE,
+    conditions: Conditions,
+    windows: jax.Array,
+    noise: jax.Array,
+    motion: Motion,
+    *,
+    sampler: SamplerConfig,
+    motion_frames: int,
+    color_strength: float,
+    parallel: Parallel = ONE_DEVICE,
+) -> tuple[jax.Array, Motion]:
+    """The next frames of a stream.
+
+    Args:
+        conditions: of the session.
+        windows: wav2vec2 windows [B, P, F, 5, layers, C] of this chunk.
+        noise: float32 [noise_draws, B, T, H, W, C].
+        motion: from the chunk before, or `conditioning.first_motion`.
+
+    Returns:
+        The new frames [B, F − motion_frames, Y, X, 3] in [−1, 1], and the motion of the next chunk.
+    """
+    velocity = _guided_velocity(dit, conditions, windows, sampler, parallel)
+    zeros = jnp.zeros(noise.shape[1:], jnp.float32)
+    momentum = guidance.Momentum(zeros, zeros) if sampler.apg else ()
+    latents = sample(velocity, noise, motion, timesteps(sampler.steps, sampler.shift), sampler.method, momentum)
+    video = jnp.clip(vae.decode(latents.astype(conditions.reference.dtype), parallel=parallel), -1.0, 1.0)
+    if color_strength > 0.0:
+        video = match_colors(video, conditions.color, color_strength, parallel)
+    carried = vae.encode(video[:, -motion_frames:], parallel=parallel).astype(motion.latents.dtype)
+    return video[:, motion_frames:], Motion(carried, jnp.int32(carried.shape[1]))
+
+
+def to_uint8(video: jax.Array) -> jax.Array:
+    """[−1, 1] -> 0 … 255, rounded."""
+    return jnp.round(jnp.clip(video.astype(jnp.float32) * 0.5 + 0.5, 0.0, 1.0) * 255.0).astype(jnp.uint8)
+
+
+def draw_noise(key: jax.Array, chunk: jax.Array | int, shape: tuple[int, ...]) -> jax.Array:
+    """Noise of chunk number `chunk`; the same key and number give the same bits."""
+    return jax.random.normal(jax.random.fold_in(key, chunk), shape, jnp.float32)

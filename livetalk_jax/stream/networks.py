@@ -1,0 +1,63 @@
+"""The five networks of one system, made at random or read from a checkpoint, and how they are compiled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from livetalk_jax.config import ModelConfig
+from livetalk_jax.models.clip_vision import CLIPVision
+from livetalk_jax.models.dit import DiT
+from livetalk_jax.models.umt5 import UMT5Encoder
+from livetalk_jax.models.vae import VAE
+from livetalk_jax.models.wav2vec2 import Wav2Vec2
+
+
+class Networks(NamedTuple):
+    dit: DiT
+    vae: VAE
+    text: UMT5Encoder
+    clip: CLIPVision
+    audio: Wav2Vec2
+
+
+_CLASSES: dict[str, Callable[..., nnx.Module]] = dict(dit=DiT, vae=VAE, text=UMT5Encoder, clip=CLIPVision, audio=Wav2Vec2)
+
+
+def network_dtype(name: str, dtype: str):
+    """The run's dtype for every network but wav2vec2, which the published code keeps in float32."""
+    return jnp.float32 if name == "audio" else jnp.dtype(dtype)
+
+
+def random_networks(model: ModelConfig, dtype: str, seed: int) -> Networks:
+    """Untrained networks; the same seed gives the same weights."""
+    # XLA's own generator: threefry would be compiled anew for every shape of weight, which takes longer than all the rest.
+    keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(_CLASSES))
+    return Networks(
+        **{
+            name: make(getattr(model, name), rngs=nnx.Rngs(key), dtype=network_dtype(name, dtype))
+            for (name, make), key in zip(_CLASSES.items(), keys, strict=True)
+        }
+    )
+
+
+def abstract_networks(model: ModelConfig, dtype: str) -> Networks:
+    """Shapes and dtypes without memory."""
+    return nnx.eval_shape(lambda: random_networks(model, dtype, 0))
+
+
+def compiled(fn: Callable[..., Any], *networks: nnx.Module, **jit_options) -> Callable[..., Any]:
+    """`fn(*networks, *args)` compiled, as a function of args alone.
+
+    The weights are arguments of the program, never constants in it; they are flattened here once, not at every call.
+    """
+    leaves, structure = jax.tree.flatten(networks)
+    program = jax.jit(lambda leaves, *args: fn(*jax.tree.unflatten(structure, leaves), *args), **jit_options)
+
+    def call(*args):
+        return program(leaves, *args)
+
+    call.program = program
+    return call

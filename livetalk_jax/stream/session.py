@@ -1,0 +1,175 @@
+"""Sessions: the host's side of streaming. A `Pipeline` holds compiled functions, a `Session` the stream of one or two persons."""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livetalk_jax.config import RunConfig
+from livetalk_jax.diffusion.sampler import Motion, noise_draws
+from livetalk_jax.kernels import attention
+from livetalk_jax.models.wav2vec2 import normalize_waveform
+from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.shapes import Geometry
+from livetalk_jax.stream import conditioning
+from livetalk_jax.stream.audio import SpeechBuffer, chunk_slices, normalize_loudness, video_frames, windows
+from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.networks import Networks, compiled
+from livetalk_jax.tokenizer import Tokenize
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Networks compiled for one picture size; any number of sessions share it.
+
+    Args:
+        networks: the five networks.
+        config: of the run.
+        size: (height, width) of the video, one of the configuration's buckets.
+        tokenize: prompts to (ids, mask).
+
+    Raises:
+        ValueError: sizes that do not fit the networks.
+    """
+
+    def __init__(self, networks: Networks, config: RunConfig, size: tuple[int, int], tokenize: Tokenize):
+        stream, sampler = config.stream, config.sampler
+        self.config = config
+        self.geometry = Geometry(*size, stream.frames, stream.motion_frames)
+        self.tokenize = tokenize
+        self._dtype = networks.dit.dtype
+        name, attend = attention.select(config.runtime.attention, config.runtime.dtype)
+        logger.info("attention: %s", name)
+        parallel = Parallel(attend=attend, attend_local=attend)
+
+        def chunk(dit, vae, conditions, features, key, number, motion):
+            shape = (noise_draws(sampler.method, sampler.steps), 1, *self.geometry.latent_grid, networks.dit.config.out_channels)
+            frames, motion = generate_chunk(
+                dit, vae, conditions, features, draw_noise(key, number, shape), motion,
+                sampler=sampler, motion_frames=stream.motion_frames, color_strength=stream.color_strength, parallel=parallel,
+            )  # fmt: skip
+            return to_uint8(frames[0]), motion
+
+        def audio_windows(audio, waveforms, *, last: int | None):
+            """Windows of the last frames (None: of all): [P, samples] -> [1, P, F, 5, layers, C]."""
+            frames = waveforms.shape[1] * stream.fps // stream.sample_rate
+            states = audio(jnp.stack([normalize_waveform(w) for w in waveforms]), frames)
+            start = 0 if last is None else frames - last
+            return jnp.stack([windows(person, start, frames) for person in states])[None]
+
+        def prepare(dit, vae, clip, portrait, text, negative, masks):
+            return conditioning.prepare(dit, vae, clip, portrait, text, negative, masks, self.geometry, parallel)
+
+        self.chunk = compiled(chunk, networks.dit, networks.vae)
+        self.chunk_windows = compiled(functools.partial(audio_windows, last=stream.frames), networks.audio)
+        self.all_windows = compiled(functools.partial(audio_windows, last=None), networks.audio)
+        self._prepare = compiled(prepare, networks.dit, networks.vae, networks.clip)
+        self._encode_text = compiled(lambda text, ids, mask: text(ids, mask) * mask[..., None], networks.text)
+
+    def start(
+        self, portrait: np.ndarray, *, prompt: str | None = None, masks: np.ndarray | None = None, seed: int = 0
+    ) -> "Session":
+        """Begin a session.
+
+        Args:
+            portrait: float32 [Y, X, 3] in [−1, 1], of the pipeline's size.
+            prompt: None for the configuration's.
+            masks: `conditioning.person_masks`, for two persons.
+            seed: of the noise.
+        """
+        sampler = self.config.sampler
+        prompts = [sampler.prompt if prompt is None else prompt, sampler.negative_prompt]
+        text, negative = jnp.split(self._encode_text(*self.tokenize(prompts)), 2)
+        guided = sampler.text_guidance != 1.0
+        pixels = jnp.asarray(portrait, self._dtype)[None, None]
+        conditions, motion = self._prepare(pixels, text, negative if guided else None, masks)
+        return Session(self, conditions, motion, persons=1 if masks is None else 2, seed=seed)
+
+    def warm_up(self, session: "Session") -> None:
+        """Compile all that a session's chunks run, without moving the session on."""
+        stream = self.config.stream
+        silence = np.zeros((session.persons, stream.audio_context_seconds * stream.sample_rate), np.float32)
+        jax.block_until_ready(session.generate(self.chunk_windows(silence), commit=False))
+
+
+class Session:
+    """One stream: what was heard and shown so far. Made by `Pipeline.start`."""
+
+    def __init__(self, pipeline: Pipeline, conditions: conditioning.Conditions, motion: Motion, *, persons: int, seed: int):
+        stream = pipeline.config.stream
+        self.pipeline = pipeline
+        self.persons = persons
+        self._conditions, self._motion = conditions, motion
+        self._key = jax.random.key(seed)
+        self._chunks = 0
+        self._buffers = [SpeechBuffer(stream.audio_context_seconds, stream.sample_rate) for _ in range(persons)]
+
+    def listen(self, speech: Sequence[np.ndarray]) -> jax.Array:
+        """Take in new speech and return the audio windows of the chunk that it belongs to.
+
+        Args:
+            speech: a waveform for each person, float [samples], as long as a chunk's new frames.
+
+        Returns:
+            [1, P, F, 5, layers, C].
+        """
+        for buffer, samples in zip(self._buffers, speech, strict=True):
+            buffer.push(samples)
+        return self.pipeline.chunk_windows(self._loud([buffer.waveform for buffer in self._buffers]))
+
+    def _loud(self, waveforms: Sequence[np.ndarray]) -> np.ndarray:
+        rate = self.pipeline.config.stream.sample_rate
+        return np.stack([normalize_loudness(waveform, rate) for waveform in waveforms])
+
+    def generate(self, audio_windows: jax.Array, *, commit: bool = True) -> jax.Array:
+        """The next frames, uint8 [F', Y, X, 3]; returns before they are computed, as JAX does.
+
+        Without `commit` the session stays where it is: the same call gives the same frames again.
+        """
+        frames, motion = self.pipeline.chunk(self._conditions, audio_windows, self._key, np.uint32(self._chunks), self._motion)
+        if commit:
+            self._motion, self._chunks = motion, self._chunks + 1
+        return frames
+
+    def recorded_windows(self, speech: Sequence[np.ndarray]) -> Iterator[jax.Array]:
+        """Audio windows of every chunk of a finished recording, by the configuration's `audio_mode`.
+
+        speech: a waveform for each person, float [samples], equally long.
+        """
+        stream, geometry = self.pipeline.config.stream, self.pipeline.geometry
+        cut = functools.partial(chunk_slices, sample_rate=stream.sample_rate, fps=stream.fps, new_frames=geometry.new_frames)
+        pieces = [list(cut(waveform)) for waveform in speech]
+        if stream.audio_mode == "stream":
+            yield from map(self.listen, zip(*pieces, strict=True))
+            return
+        # The first chunk's motion frames come before the speech: silence, as in the live buffer.
+        lead = np.zeros(stream.motion_frames * stream.sample_rate // stream.fps, np.float32)
+        whole = self.pipeline.all_windows(self._loud([np.concatenate([lead, *person]) for person in pieces]))
+        for begin in range(0, whole.shape[2] - stream.motion_frames, geometry.new_frames):
+            yield whole[:, :, begin : begin + geometry.frames]
+
+    def speak(self, speech: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Frames of a whole recording, chunk by chunk, uint8 [F', Y, X, 3]; together as long as the recording to within a frame.
+
+        The next chunk is under way while the caller deals with one.
+
+        Raises:
+            ValueError: not one waveform a person.
+        """
+        if len(speech) != self.persons:
+            raise ValueError(f"this session has {self.persons} person(s) but was given {len(speech)} recording(s)")
+        longest = max(map(len, speech))
+        speech = [np.pad(waveform, (0, longest - len(waveform))) for waveform in speech]
+        left = video_frames(longest, self.pipeline.config.stream.sample_rate, self.pipeline.config.stream.fps)
+        under_way = None
+        for audio_windows in self.recorded_windows(speech):
+            frames, under_way = under_way, self.generate(audio_windows)
+            if frames is not None:
+                yield np.asarray(frames)
+                left -= len(frames)
+        if under_way is not None:
+            yield np.asarray(under_way)[:left]
