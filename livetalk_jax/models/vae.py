@@ -78,16 +78,16 @@ class Downsample(nnx.Module):
     """Halve rows and columns and, with `temporal`, the frames after the first."""
 
     def __init__(self, dim: int, *, temporal: bool, rngs: nnx.Rngs, dtype=jnp.float32):
-        self.conv = Conv2d(dim, dim, (3, 3), stride=2, rngs=rngs, dtype=dtype)
-        self.time_conv = Conv3d(dim, dim, (3, 1, 1), stride=2, rngs=rngs, dtype=dtype) if temporal else None
+        self.conv = Conv2d(dim, dim, (3, 3), rngs=rngs, dtype=dtype)
+        self.time_conv = Conv3d(dim, dim, (3, 1, 1), rngs=rngs, dtype=dtype) if temporal else None
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
         """[B, F, Y, X, C] -> [B, F or (F + 1) / 2, Y / 2, X / 2, C]; the video must begin here."""
-        x = self.conv(pad_picture(x, 0, 1, parallel))
+        x = self.conv(pad_picture(x, 0, 1, parallel), stride=2)
         if self.time_conv is None:
             return x
         # The first frame stays alone; each later output sees frames 2n, 2n + 1, 2n + 2.
-        return jnp.concatenate([x[:, :1], self.time_conv(x)], axis=1)
+        return jnp.concatenate([x[:, :1], self.time_conv(x, stride=2)], axis=1)
 
 
 class Upsample(nnx.Module):
@@ -98,15 +98,16 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(dim, dim // 2, (3, 3), rngs=rngs, dtype=dtype)
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
-        """[B, F, Y, X, C] -> [B, F' , 2Y, 2X, C / 2]; F' is F, or with `temporal` 2F, less one where the video begins."""
+        """[B, F, Y, X, C] -> [B, F, 2Y, 2X, C / 2]; with `temporal` 2F frames, or 2F − 1 where the video begins."""
         if self.time_conv is not None:
             # The first frame of a video passes as it is, and the convolution does not see it: its past begins with the second.
             alone = 1 if past.begins else 0
             pairs = self.time_conv(x[:, alone:], past, parallel)
             pairs = jnp.stack(jnp.split(pairs, 2, axis=-1), axis=2).reshape(x.shape[0], -1, *x.shape[2:])
             x = jnp.concatenate([x[:, :alone], pairs], axis=1)
-        b, f, y, x_, c = x.shape
-        x = jnp.broadcast_to(x[:, :, :, None, :, None], (b, f, y, 2, x_, 2, c)).reshape(b, f, 2 * y, 2 * x_, c)
+        batch, frames, rows, columns, dim = x.shape
+        x = jnp.broadcast_to(x[:, :, :, None, :, None], (batch, frames, rows, 2, columns, 2, dim))
+        x = x.reshape(batch, frames, 2 * rows, 2 * columns, dim)
         return self.conv(pad_picture(x, 1, 1, parallel))
 
 

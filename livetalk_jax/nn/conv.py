@@ -44,55 +44,42 @@ def pad_picture(x: jax.Array, low: int, high: int, parallel: Parallel) -> jax.Ar
     return x
 
 
-class Conv2d(nnx.Module):
-    """Convolution of every frame; kernel [kh, kw, in, out], no padding."""
+class _Conv(nnx.Module):
+    """Kernel [..., in, out] and bias; computed in the input's dtype."""
 
-    def __init__(self, in_dim: int, out_dim: int, kernel: tuple[int, int], *, stride: int = 1, rngs: nnx.Rngs, dtype=jnp.float32):
+    def __init__(self, in_dim: int, out_dim: int, kernel: tuple[int, ...], *, rngs: nnx.Rngs, dtype=jnp.float32):
         self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (*kernel, in_dim, out_dim), dtype))
         self.bias = nnx.Param(jnp.zeros((out_dim,), dtype))
-        self.stride = stride
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, F, Y, X, in] -> [B, F, (Y − kh) / stride + 1, (X − kw) / stride + 1, out]."""
-        out = jax.lax.conv_general_dilated(
-            x.reshape(-1, *x.shape[2:]),
-            self.kernel[...].astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding="VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return out.reshape(*x.shape[:2], *out.shape[1:]) + self.bias[...].astype(x.dtype)
-
-
-class Conv3d(nnx.Module):
-    """Convolution over frames, rows and columns; kernel [kt, kh, kw, in, out], no padding; `stride` counts frames."""
-
-    def __init__(
-        self, in_dim: int, out_dim: int, kernel: tuple[int, int, int], *, stride: int = 1, rngs: nnx.Rngs, dtype=jnp.float32
-    ):
-        self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (*kernel, in_dim, out_dim), dtype))
-        self.bias = nnx.Param(jnp.zeros((out_dim,), dtype))
-        self.stride = stride
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, F, Y, X, in] -> [B, (F − kt) / stride + 1, Y − kh + 1, X − kw + 1, out]."""
-        out = jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            window_strides=(self.stride, 1, 1),
-            padding="VALID",
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        )
+    def _convolve(self, x: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+        """Without padding. No preferred_element_type: on a GPU a wider one converts the inputs first."""
+        depth = "D" * (len(strides) - 2)  # two strides: rows and columns; three: frames before them
+        layout = (f"N{depth}HWC", f"{depth}HWIO", f"N{depth}HWC")
+        out = jax.lax.conv_general_dilated(x, self.kernel[...].astype(x.dtype), strides, "VALID", dimension_numbers=layout)
         return out + self.bias[...].astype(x.dtype)
 
 
-class CausalConv3d(Conv3d):
-    """Convolution that keeps the video's size and sees no frame later than its own; odd kh = kw, stride 1."""
+class Conv2d(_Conv):
+    """Convolution of every frame without padding; kernel [kh, kw, in, out]."""
 
-    def __init__(self, in_dim: int, out_dim: int, kernel: tuple[int, int, int], *, rngs: nnx.Rngs, dtype=jnp.float32):
-        super().__init__(in_dim, out_dim, kernel, rngs=rngs, dtype=dtype)
+    def __call__(self, x: jax.Array, stride: int = 1) -> jax.Array:
+        """[B, F, Y, X, in] -> [B, F, (Y − kh) / stride + 1, (X − kw) / stride + 1, out]."""
+        out = self._convolve(x.reshape(-1, *x.shape[2:]), (stride, stride))
+        return out.reshape(*x.shape[:2], *out.shape[1:])
+
+
+class Conv3d(_Conv):
+    """Convolution over frames, rows and columns without padding; kernel [kt, kh, kw, in, out]."""
+
+    def __call__(self, x: jax.Array, stride: int = 1) -> jax.Array:
+        """[B, F, Y, X, in] -> [B, (F − kt) / stride + 1, Y − kh + 1, X − kw + 1, out]; `stride` counts frames."""
+        return self._convolve(x, (stride, 1, 1))
+
+
+class CausalConv3d(_Conv):
+    """Convolution that keeps the video's size and sees no frame later than its own; kernel [kt, kh, kw, in, out], odd kh = kw."""
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
         """[B, F, Y, X, in] -> [B, F, Y, X, out]."""
-        frames, rows = self.kernel.shape[0] - 1, self.kernel.shape[1] // 2
-        return super().__call__(pad_picture(past.prepend(x, frames), rows, rows, parallel))
+        frames, edge = self.kernel.shape[0] - 1, self.kernel.shape[1] // 2
+        return self._convolve(pad_picture(past.prepend(x, frames), edge, edge, parallel), (1, 1, 1))
