@@ -1,0 +1,273 @@
+"""Checkpoints of this program: one folder that holds the networks of one system, their sizes, and all that an export needs.
+
+    livetalk.json     the manifest: format version; for each network its configuration and the form of names it was published in
+    dit/ vae/ …       an Orbax checkpoint for each network: a flat tree, our dotted path → array, in the dtype it was published in
+    dit.unused/ …     published tensors that our network does not have, under their published names
+    files/            small files of the published checkpoint: tokenizers, config.json
+
+Each Orbax checkpoint is written in groups of tensors (Orbax's partial saving) into a folder of a temporary name that takes its final
+name when it is whole: nothing larger than a group, or than the largest tensor, is held in memory. It is an ordinary Orbax checkpoint
+for everybody who reads it. Arrays are stored uncompressed in chunks of `CHUNK_BYTES`, so that every device of a mesh reads its own part.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+from flax import nnx
+
+MANIFEST = "livetalk.json"
+FORMAT = 1
+GROUP_BYTES = 256 << 20
+CHUNK_BYTES = 32 << 20
+READ_BYTES = 1 << 30
+
+
+class CheckpointError(ValueError):
+    """One line: what is wrong with a checkpoint, and what would be right."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        configurations: network ("dit", "vae", "text", "clip", "audio") → its configuration's fields.
+        forms: network → form of published names that an export writes again (`livetalk_jax.conversion.layouts`).
+        origin: where the numbers come from, for people.
+        tokenizer: folder of the prompt's tokenizer inside the checkpoint, or none.
+    """
+
+    configurations: dict[str, dict[str, Any]]
+    forms: dict[str, str]
+    origin: str
+    tokenizer: str | None
+
+
+def read_manifest(path: str | os.PathLike) -> Manifest:
+    """The manifest of the checkpoint in folder `path`.
+
+    Raises:
+        CheckpointError: there is none that this program can read.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no folder {path}")
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest.pop("format") != FORMAT:
+            raise CheckpointError(f"{path} was written by another version of this program; it must have format {FORMAT}")
+        return Manifest(**manifest)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this program (it has no {MANIFEST}); "
+            f"a published one is imported by: python -m livetalk_jax.conversion import --from {path} --to NEW_FOLDER"
+        ) from None
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError):
+        raise CheckpointError(f"{path / MANIFEST} cannot be read; import the checkpoint again") from None
+
+
+class Writer:
+    """Writes a checkpoint tensor by tensor; a context manager. The folder appears under its name when all of it is there.
+
+    Raises:
+        CheckpointError: `path` exists.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, manifest: Manifest):
+        self.path = Path(path).absolute()
+        if self.path.exists():
+            raise CheckpointError(f"{self.path} exists already; give the name of a new folder, or remove it")
+        self._manifest = manifest
+        self._temporary = self.path.parent / f".{self.path.name}.{os.getpid()}.partial"
+        self._groups: dict[str, set[str]] = {}
+        self._waiting: dict[str, Any] = {}
+        self._waiting_group = ""
+
+    def __enter__(self) -> Self:
+        self._temporary.mkdir(parents=True)
+        return self
+
+    def add(self, group: str, name: str, array: np.ndarray | jax.Array) -> None:
+        """One tensor of `group`: a network's name for its parameters, or that with ".unused"."""
+        if name in self._groups.setdefault(group, set()):
+            raise CheckpointError(f"{group} has two tensors {name}")
+        if group != self._waiting_group:
+            self._flush()
+            self._waiting_group = group
+        self._groups[group].add(name)
+        self._waiting[name] = np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
+        if sum(waiting.nbytes for waiting in self._waiting.values()) >= GROUP_BYTES:
+            self._flush()
+
+    def add_file(self, source: Path, name: str) -> None:
+        """Copy a small file to `files/name`."""
+        target = self._temporary / "files" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+    def add_groups(self, other: str | os.PathLike) -> None:
+        """Take over all groups and files of another checkpoint that this one does not have; hard links where that works."""
+        for folder in sorted(child for child in Path(other).iterdir() if child.is_dir()):
+            if folder.name not in self._groups:
+                shutil.copytree(folder, self._temporary / folder.name, copy_function=_link, dirs_exist_ok=True)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            with _orbax() as ocp:
+                ocp.partial.save(self._temporary / self._waiting_group, self._waiting)
+            self._waiting = {}
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                with _orbax() as ocp:
+                    for group in self._groups:
+                        ocp.partial.finalize(self._temporary / group)
+                text = json.dumps({"format": FORMAT, **dataclasses.asdict(self._manifest)}, indent=1)
+                (self._temporary / MANIFEST).write_text(text)
+                self._temporary.rename(self.path)
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def save(
+    path: str | os.PathLike,
+    networks: Mapping[str, nnx.Module | nnx.State],
+    configurations: Mapping[str, Any],
+    *,
+    origin: str,
+    like: str | os.PathLike | None = None,
+) -> None:
+    """Write networks, wherever their arrays live.
+
+    Args:
+        path: a folder that does not exist yet.
+        networks: name → network or its state; parameters only are written.
+        configurations: name → configuration, for the same names.
+        origin: where the numbers come from, for people.
+        like: a checkpoint that supplies what is not in `networks`: the other networks, tokenizers, and what an export needs.
+
+    Raises:
+        CheckpointError: `path` exists, or `like` is not a checkpoint.
+    """
+    base = read_manifest(like) if like else Manifest(configurations={}, forms={}, origin="", tokenizer=None)
+    own = {name: dataclasses.asdict(configurations[name]) for name in networks}
+    manifest = dataclasses.replace(base, configurations={**base.configurations, **own}, origin=origin)
+    with Writer(path, manifest) as writer:
+        for name, network in networks.items():
+            for key, variable in nnx.to_flat_state(nnx.state(network, nnx.Param)):
+                writer.add(name, _dotted(key), variable.get_value())
+        if like:
+            writer.add_groups(like)
+
+
+def load_network(
+    path: str | os.PathLike,
+    name: str,
+    abstract_state: nnx.State,
+    *,
+    config: Any,
+    sharding: jax.sharding.Sharding | Callable[[str], jax.sharding.Sharding] | None = None,
+) -> nnx.State:
+    """The parameters of one network, read straight to where they belong: no device and no host holds more than its part.
+
+    Args:
+        path: folder of a checkpoint.
+        name: "dit", "vae", "text", "clip" or "audio".
+        abstract_state: shapes and dtypes of the parameters, as of `nnx.state(nnx.eval_shape(...), nnx.Param)`; numbers are cast.
+        config: the network's configuration; the checkpoint's must be the same.
+        sharding: of all parameters, or a function of the dotted path; the default device without it.
+
+    Raises:
+        CheckpointError: not a checkpoint, no such network in it, or one of another configuration; the sizes that differ are listed.
+    """
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    held = read_manifest(path).configurations
+    if name not in held:
+        raise CheckpointError(
+            f"{path} has no network {name!r}, only {', '.join(held) or 'none'}; import it again with all of its parts"
+        )
+    if differing := [f"{key} {held[name].get(key)} (not {size})" for key, size in wanted.items() if held[name].get(key) != size]:
+        raise CheckpointError(f"{path} holds a {name} of another configuration: {', '.join(differing)}")
+
+    flat = [(key, variable) for key, variable in nnx.to_flat_state(abstract_state)]
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    place = sharding if callable(sharding) else lambda _: sharding or default
+    target = {
+        (dotted := _dotted(key)): jax.ShapeDtypeStruct(variable.shape, variable.dtype, sharding=place(dotted))
+        for key, variable in flat
+    }
+    stored = tensors(path, name)
+    if strange := sorted(set(target) ^ set(stored)) or [key for key in target if target[key].shape != tuple(stored[key].shape)]:
+        raise CheckpointError(f"{path} holds a {name} with other parameters, such as {strange[0]} ({len(strange)} in all)")
+    with _orbax() as ocp:
+        arrays = ocp.load(Path(path).absolute() / name, target)
+    return nnx.from_flat_state([(key, variable.replace(arrays[_dotted(key)])) for key, variable in flat])
+
+
+def tensors(path: str | os.PathLike, group: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """Name → shape and dtype of a group's tensors; empty where the checkpoint has no such group."""
+    folder = Path(path).absolute() / group
+    if not folder.is_dir():
+        return {}
+    with _orbax() as ocp:
+        return {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in ocp.metadata(folder).metadata.items()}
+
+
+def read(path: str | os.PathLike, group: str) -> Iterator[tuple[str, np.ndarray]]:
+    """All tensors of a group on the host, one at a time, in the dtype they are stored in."""
+    batches: list[dict[str, jax.ShapeDtypeStruct]] = [{}]
+    for name, tensor in tensors(path, group).items():
+        if sum(math.prod(t.shape) * t.dtype.itemsize for t in batches[-1].values()) >= GROUP_BYTES:
+            batches.append({})
+        batches[-1][name] = tensor
+    for batch in batches:
+        with _orbax() as ocp:
+            arrays = ocp.load(Path(path).absolute() / group, {name: _Host(t.shape, t.dtype) for name, t in batch.items()})
+        while arrays:
+            yield arrays.popitem()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Host:
+    """Asks Orbax for a NumPy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@contextlib.contextmanager
+def _orbax():
+    """Orbax with our options; imported here because that takes a second."""
+    from orbax.checkpoint.experimental import v1 as ocp
+
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
+    context.memory.deepcopy_host_arrays = False
+    context.memory.read_concurrent_bytes = READ_BYTES
+    context.pytree.loading.partial_load = True
+    with context:
+        yield ocp
+
+
+def _dotted(key: tuple) -> str:
+    return ".".join(map(str, key))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
