@@ -256,6 +256,17 @@ def test_sound_errors(tmp_path):
         load_audio(tmp_path / "nan.wav", 16_000)
 
 
+def test_damaged_sound(tmp_path):
+    write_sound(tmp_path / "a.m4a", tone(44_100, 5)[None], 44_100, "aac", "mono", "fltp")
+    content = bytearray((tmp_path / "a.m4a").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2_000] = b"\xff" * 2_000
+    (tmp_path / "a.m4a").write_bytes(content)
+    with pytest.raises(ValueError, match=r"the sound of .*a\.m4a is damaged after 2\.\d s: ") as error:
+        load_audio(tmp_path / "a.m4a", 16_000)
+    one_line(error)
+
+
 def test_no_sound_stream(tmp_path):
     with VideoWriter(tmp_path / "silent.mp4", 16, 16, fps=25) as writer:
         writer.write_frames(np.zeros((3, 16, 16, 3), np.uint8))
@@ -413,6 +424,19 @@ def test_ctrl_c_in_a_process_leaves_nothing(tmp_path):
         assert len(os.listdir(tmp_path)) == 1
         process.send_signal(2)
         assert process.wait(30) != 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    script = f"""
+        import numpy as np, resource
+        from livetalk_jax.media import VideoWriter
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+        with VideoWriter({str(tmp_path / "a.mp4")!r}, 64, 64, fps=25) as writer:
+            writer.write_frames(np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert result.stderr.strip().endswith(f"OSError: cannot write {tmp_path / 'a.mp4'}: File too large")
     assert os.listdir(tmp_path) == []
 
 
