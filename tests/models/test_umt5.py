@@ -1,4 +1,4 @@
-"""umT5: golden case, transformers, full size."""
+"""umT5: transformers, full size."""
 
 import flax.nnx as nnx
 import jax.numpy as jnp
@@ -11,17 +11,10 @@ from transformers.models.umt5.modeling_umt5 import UMT5Attention
 from livetalk_jax.config import UMT5Config
 from livetalk_jax.conversion import umt5 as names
 from livetalk_jax.models.umt5 import UMT5Encoder, relative_buckets
-from tests.table_loader import convert, count, error, golden, in_bfloat16, load, parameters, published_zeros
+from tests.models.published import count, error, fill, in_bfloat16, plan, published_shapes
 
-
-def test_golden():
-    sizes, weights, inputs, outputs = golden("umt5_encoder")
-    model = UMT5Encoder(UMT5Config(**sizes), rngs=nnx.Rngs(0))
-    load(names.TABLE, weights, model)
-    hidden = nnx.jit(lambda m, ids, mask: m(ids, mask))(model, jnp.asarray(inputs["ids"], jnp.int32), jnp.asarray(inputs["mask"]))
-    valid = inputs["mask"] == 1
-    assert error(hidden, outputs["hidden"]) < 1e-4
-    assert error(np.asarray(hidden)[valid], outputs["hidden"][valid]) < 1e-5
+# Compiled once for all tests of one shape.
+encode = nnx.jit(lambda model, ids, mask: model(ids, mask))
 
 
 def hugging_face(sizes: UMT5Config) -> transformers.UMT5EncoderModel:
@@ -46,13 +39,13 @@ def test_transformers():
     reference = hugging_face(SIZES)
     model = UMT5Encoder(SIZES, rngs=nnx.Rngs(0))
     weights = {name: value.detach().numpy() for name, value in reference.state_dict().items() if "embed_tokens" not in name}
-    load(names.HF_TABLE, weights, model)
+    fill(model, names.HF_TABLE, weights)
     rng = np.random.default_rng(0)
     ids = rng.integers(0, SIZES.vocab_size, (3, 150))
     mask = (np.arange(150) < np.array([[150], [7], [40]])).astype(np.int32)
     with torch.no_grad():
         expected = reference(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).last_hidden_state.numpy()
-    ours = np.asarray(model(jnp.asarray(ids), jnp.asarray(mask)))
+    ours = np.asarray(encode(model, jnp.asarray(ids), jnp.asarray(mask)))
     assert error(ours[mask == 1], expected[mask == 1]) < 1e-5
 
 
@@ -60,8 +53,8 @@ def test_padding_does_not_reach_tokens():
     model = UMT5Encoder(SIZES, rngs=nnx.Rngs(0))
     ids = jnp.arange(12)[None]
     mask = (jnp.arange(12) < 5).astype(jnp.int32)[None]
-    short = model(ids[:, :5], mask[:, :5])
-    assert error(model(ids, mask)[:, :5], short) < 1e-6
+    short = encode(model, ids[:, :5], mask[:, :5])
+    assert error(encode(model, ids, mask)[:, :5], short) < 1e-6
 
 
 @pytest.mark.parametrize("num_buckets", [8, 16, 32])
@@ -75,21 +68,21 @@ def test_buckets(num_buckets):
 
 def test_id_outside_the_vocabulary_is_not_silent():
     model = UMT5Encoder(SIZES, rngs=nnx.Rngs(0))
-    assert bool(jnp.isnan(model(jnp.array([[SIZES.vocab_size]]), jnp.ones((1, 1), jnp.int32))).all())
+    assert bool(jnp.isnan(encode(model, jnp.array([[SIZES.vocab_size]]), jnp.ones((1, 1), jnp.int32))).all())
 
 
 def test_bfloat16_is_close():
     model = UMT5Encoder(SIZES, rngs=nnx.Rngs(0))
     half = in_bfloat16(model)
     ids, mask = jnp.arange(20)[None], jnp.ones((1, 20), jnp.int32)
-    out = half(ids, mask)
+    out = encode(half, ids, mask)
     assert out.dtype == jnp.bfloat16
-    assert error(out, model(ids, mask)) < 0.03
+    assert error(out, encode(model, ids, mask)) < 0.03
 
 
 def test_full_size_names():
     model = nnx.eval_shape(lambda: UMT5Encoder(UMT5Config.xxl(), rngs=nnx.Rngs(0)))
-    tensors = published_zeros("umt5_xxl_encoder")
+    tensors = published_shapes("umt5_xxl_encoder")
     assert len(tensors) == 242
-    convert(names.TABLE, tensors, {path: value.shape for path, value in parameters(model).items()})
+    plan(model, names.TABLE, tensors)
     assert count(model) == sum(x.size for x in tensors.values()) == 5_680_910_336
