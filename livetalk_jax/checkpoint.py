@@ -5,9 +5,10 @@
     dit.unused/ …     published tensors that our network does not have, under their published names
     files/            small files of the published checkpoint: tokenizers, config.json
 
-Each Orbax checkpoint is written in groups of tensors (Orbax's partial saving) into a folder of a temporary name that takes its final
-name when it is whole: nothing larger than a group, or than the largest tensor, is held in memory. It is an ordinary Orbax checkpoint
-for everybody who reads it. Arrays are stored uncompressed in chunks of `CHUNK_BYTES`, so that every device of a mesh reads its own part.
+Each Orbax checkpoint is written in groups of tensors (Orbax's partial saving) into a folder of a temporary name that takes its
+final name when it is whole: nothing larger than a group, or than the largest tensor, is held in memory. It is an ordinary Orbax
+checkpoint for everybody who reads it. Arrays are stored uncompressed, in chunks of `CHUNK_BYTES`, so that every device of a mesh
+reads its own part.
 """
 
 import contextlib

@@ -5,10 +5,10 @@ import sys
 
 from livetalk_jax import flags
 
-# word: (module with main(argv), what it does). Modules are imported when their word is used: JAX takes a second to import.
+# words: (module with main(argv), what it does). Modules are imported when their words are used: JAX takes a second to import.
 COMMANDS = {
     "generate": ("livetalk_jax.generate", "a portrait and speech in, a talking video out"),
-    "bench": ("livetalk_jax.benchmarks.latency", "time a DiT step, the VAE and whole chunks"),
+    "bench latency": ("livetalk_jax.benchmarks.latency", "time a DiT step, the VAE and whole chunks"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),
 }
 
@@ -17,12 +17,15 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: livetalk COMMAND …\n")
-        for word, (_, purpose) in COMMANDS.items():
-            print(f"  {word:10}{purpose}")
+        for words, (_, purpose) in COMMANDS.items():
+            print(f"  {words:16}{purpose}")
         print("\nlivetalk COMMAND --help tells more.")
         sys.exit(0 if arguments else 2)
-    if arguments[0] not in COMMANDS:
-        print(f"livetalk: there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
-        sys.exit(2)
-    module = importlib.import_module(COMMANDS[arguments[0]][0])
-    flags.run(module.main, [f"livetalk {arguments[0]}", *arguments[1:]])
+    for count in (1, 2):
+        words = " ".join(arguments[:count])
+        if words in COMMANDS:
+            module = importlib.import_module(COMMANDS[words][0])
+            flags.run(module.main, [f"livetalk {words}", *arguments[count:]])
+            return
+    print(f"livetalk: there is no command {' '.join(arguments[:2])!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+    sys.exit(2)

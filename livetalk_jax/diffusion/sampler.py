@@ -84,10 +84,7 @@ def sample(
         time, next_time, fresh = inputs
         v, carry = velocity(x, time, carry)
         sigma, next_sigma = time / NUM_TIMESTEPS, next_time / NUM_TIMESTEPS
-        if method == "renoise":
-            x = renoise_step(x, v, sigma, next_sigma, fresh)
-        else:
-            x = euler_step(x, v, sigma, next_sigma)
+        x = renoise_step(x, v, sigma, next_sigma, fresh) if method == "renoise" else euler_step(x, v, sigma, next_sigma)
         return (with_motion(x, motion), carry), None
 
     (x, _), _ = jax.lax.scan(step, (with_motion(noise[0], motion), carry), (times[:-1], times[1:], fresh))

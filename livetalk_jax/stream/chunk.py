@@ -56,6 +56,23 @@ def _guided_velocity(dit: DiT, conditions: Conditions, windows: jax.Array, sampl
     return velocity
 
 
+def denoise(
+    dit: DiT,
+    conditions: Conditions,
+    windows: jax.Array,
+    noise: jax.Array,
+    motion: Motion,
+    *,
+    sampler: SamplerConfig,
+    parallel: Parallel = ONE_DEVICE,
+) -> jax.Array:
+    """Clean latents of one chunk, float32 [B, T, H, W, 16]; arguments as in `generate_chunk`."""
+    velocity = _guided_velocity(dit, conditions, windows, sampler, parallel)
+    zeros = jnp.zeros(noise.shape[1:], jnp.float32)
+    momentum = guidance.Momentum(zeros, zeros) if sampler.apg else ()
+    return sample(velocity, noise, motion, timesteps(sampler.steps, sampler.shift), sampler.method, momentum)
+
+
 def generate_chunk(
     dit: DiT,
     vae: VAE,
@@ -80,10 +97,7 @@ def generate_chunk(
     Returns:
         The new frames [B, F − motion_frames, Y, X, 3] in [−1, 1], and the motion of the next chunk.
     """
-    velocity = _guided_velocity(dit, conditions, windows, sampler, parallel)
-    zeros = jnp.zeros(noise.shape[1:], jnp.float32)
-    momentum = guidance.Momentum(zeros, zeros) if sampler.apg else ()
-    latents = sample(velocity, noise, motion, timesteps(sampler.steps, sampler.shift), sampler.method, momentum)
+    latents = denoise(dit, conditions, windows, noise, motion, sampler=sampler, parallel=parallel)
     video = jnp.clip(vae.decode(latents.astype(conditions.reference.dtype), parallel=parallel), -1.0, 1.0)
     if color_strength > 0.0:
         video = match_colors(video, conditions.color, color_strength, parallel)

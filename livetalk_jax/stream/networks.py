@@ -48,16 +48,26 @@ def abstract_networks(model: ModelConfig, dtype: str) -> Networks:
     return nnx.eval_shape(lambda: random_networks(model, dtype, 0))
 
 
-def compiled(fn: Callable[..., Any], *networks: nnx.Module, **jit_options) -> Callable[..., Any]:
-    """`fn(*networks, *args)` compiled, as a function of args alone.
+# The one place for XLA's options. On an H200 conv3d is a fifth faster channels-last, and cuBLASLt ahead of Triton's matmuls, which
+# autotuning would choose for some of these shapes (docs/performance.md).
+GPU_OPTIONS = {"xla_gpu_force_conv_nhwc": True, "xla_gpu_enable_triton_gemm": False}
+
+
+class compiled:
+    """`fn(*networks, *args)` as one program, called with args alone.
 
     The weights are arguments of the program, never constants in it; they are flattened here once, not at every call.
     """
-    leaves, structure = jax.tree.flatten(networks)
-    program = jax.jit(lambda leaves, *args: fn(*jax.tree.unflatten(structure, leaves), *args), **jit_options)
 
-    def call(*args):
-        return program(leaves, *args)
+    def __init__(self, fn: Callable[..., Any], *networks: nnx.Module):
+        self._leaves, structure = jax.tree.flatten(networks)
+        options = GPU_OPTIONS if jax.default_backend() == "gpu" else {}
+        self.program = jax.jit(lambda leaves, *args: fn(*jax.tree.unflatten(structure, leaves), *args), compiler_options=options)
 
-    call.program = program
-    return call
+    def __call__(self, *args):
+        return self.program(self._leaves, *args)
+
+    @property
+    def programs(self) -> int:
+        """How many times it was compiled."""
+        return self.program._cache_size()

@@ -16,7 +16,7 @@ from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream import conditioning
 from livetalk_jax.stream.audio import SpeechBuffer, chunk_slices, normalize_loudness, video_frames, windows
-from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.chunk import denoise, draw_noise, generate_chunk, to_uint8
 from livetalk_jax.stream.networks import Networks, compiled
 from livetalk_jax.tokenizer import Tokenize
 
@@ -42,8 +42,8 @@ class Pipeline:
         self.geometry = Geometry(*size, stream.frames, stream.motion_frames)
         self.tokenize = tokenize
         self._dtype = networks.dit.dtype
-        name, attend = attention.select(config.runtime.attention, config.runtime.dtype)
-        logger.info("attention: %s", name)
+        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
+        logger.info("attention: %s", self.attention)
         parallel = Parallel(attend=attend, attend_local=attend)
 
         def chunk(dit, vae, conditions, features, key, number, motion):
@@ -64,6 +64,7 @@ class Pipeline:
         def prepare(dit, vae, clip, portrait, text, negative, masks):
             return conditioning.prepare(dit, vae, clip, portrait, text, negative, masks, self.geometry, parallel)
 
+        self.denoise = functools.partial(denoise, sampler=sampler, parallel=parallel)
         self.chunk = compiled(chunk, networks.dit, networks.vae)
         self.chunk_windows = compiled(functools.partial(audio_windows, last=stream.frames), networks.audio)
         self.all_windows = compiled(functools.partial(audio_windows, last=None), networks.audio)
@@ -97,13 +98,18 @@ class Pipeline:
 
 
 class Session:
-    """One stream: what was heard and shown so far. Made by `Pipeline.start`."""
+    """One stream: what was heard and shown so far. Made by `Pipeline.start`.
+
+    Attributes:
+        conditions: what stays the same.
+        motion: what the next chunk goes on from.
+    """
 
     def __init__(self, pipeline: Pipeline, conditions: conditioning.Conditions, motion: Motion, *, persons: int, seed: int):
         stream = pipeline.config.stream
         self.pipeline = pipeline
         self.persons = persons
-        self._conditions, self._motion = conditions, motion
+        self.conditions, self.motion = conditions, motion
         self._key = jax.random.key(seed)
         self._chunks = 0
         self._buffers = [SpeechBuffer(stream.audio_context_seconds, stream.sample_rate) for _ in range(persons)]
@@ -130,9 +136,9 @@ class Session:
 
         Without `commit` the session stays where it is: the same call gives the same frames again.
         """
-        frames, motion = self.pipeline.chunk(self._conditions, audio_windows, self._key, np.uint32(self._chunks), self._motion)
+        frames, motion = self.pipeline.chunk(self.conditions, audio_windows, self._key, np.uint32(self._chunks), self.motion)
         if commit:
-            self._motion, self._chunks = motion, self._chunks + 1
+            self.motion, self._chunks = motion, self._chunks + 1
         return frames
 
     def recorded_windows(self, speech: Sequence[np.ndarray]) -> Iterator[jax.Array]:

@@ -1,0 +1,136 @@
+"""`livetalk bench latency`: seconds of a DiT step, the VAE, the speech encoder and whole chunks, and the memory they took.
+
+Weights and inputs are random: times do not depend on them. Calls are chained inside one program, the first run is left out, and
+the median of the rest is reported.
+"""
+
+import datetime
+import json
+import shlex
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags as absl_flags
+
+from livetalk_jax import flags
+from livetalk_jax.diffusion.sampler import noise_draws
+from livetalk_jax.stream.networks import compiled, random_networks
+from livetalk_jax.stream.session import Pipeline
+from livetalk_jax.tokenizer import load_tokenizer
+
+USAGE = """usage: livetalk bench latency [--config soulx_14b] [--repeats 5] [--out FILE.json]
+
+Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
+"""
+CHAIN = 4  # VAE calls in one program
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time of run(), which returns arrays to wait for; one run before is not counted."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def measure(pipeline: Pipeline, networks, repeats: int) -> dict[str, float]:
+    """Seconds a call of every stage."""
+    geometry, stream, sampler = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler
+    rng = np.random.default_rng(0)
+    portrait = rng.uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
+    seconds = {}
+
+    begin = time.perf_counter()
+    session = pipeline.start(portrait)
+    pipeline.warm_up(session)
+    seconds["start: conditions and compilation"] = time.perf_counter() - begin
+    seconds["start: conditions"] = median_seconds(lambda: pipeline.start(portrait).conditions, repeats)
+
+    speech = rng.normal(0, 0.1, (1, stream.audio_context_seconds * stream.sample_rate)).astype(np.float32)
+    windows = pipeline.chunk_windows(speech)
+    seconds["audio: wav2vec2 windows of a chunk"] = median_seconds(lambda: pipeline.chunk_windows(speech), repeats)
+
+    # A whole denoising loop is one program; audio keys and values are part of it, as they are of a chunk.
+    shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
+    noise = jax.random.normal(jax.random.key(0), shape)
+    denoise = compiled(pipeline.denoise, networks.dit)
+    loop = median_seconds(lambda: denoise(session.conditions, windows, noise, session.motion), repeats)
+    seconds["DiT: one step"] = loop / sampler.steps
+
+    def chained(call):
+        """The last of CHAIN calls, each on an input that hangs on the one before."""
+
+        def run(vae, x):
+            return jax.lax.scan(lambda x, _: (x + (jnp.mean(call(vae, x)) * 1e-6).astype(x.dtype), None), x, length=CHAIN)[0]
+
+        return compiled(run, networks.vae)
+
+    decode, encode = chained(lambda vae, z: vae.decode(z)), chained(lambda vae, x: vae.encode(x))
+    dtype = session.conditions.reference.dtype
+    latents = noise[0].astype(dtype)
+    video = jnp.asarray(rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)), dtype)
+    seconds[f"VAE: decode {stream.frames} frames"] = median_seconds(lambda: decode(latents), repeats) / CHAIN
+    seconds[f"VAE: encode {stream.motion_frames} frames"] = median_seconds(lambda: encode(video), repeats) / CHAIN
+
+    def chunks():
+        for _ in range(CHAIN):
+            frames = session.generate(pipeline.chunk_windows(speech))
+        return frames
+
+    seconds[f"chunk of {geometry.new_frames} new frames, audio included"] = median_seconds(chunks, repeats) / CHAIN
+    assert pipeline.chunk.programs == 1, "a chunk was compiled more than once"
+    return seconds
+
+
+def main(argv: list[str]) -> None:
+    values, config = flags.parse(define, argv, USAGE)
+    out = None if values.out is None else Path(values.out)
+    if out is not None and not out.parent.is_dir():
+        raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
+    size = config.stream.buckets[0]
+    networks = random_networks(config.model, config.runtime.dtype, seed=0)
+    pipeline = Pipeline(networks, config, size, load_tokenizer(config.model.tokenizer, config.model.dit.text_len))
+    seconds = measure(pipeline, networks, values.repeats)
+
+    device = jax.devices()[0]
+    memory = device.memory_stats() or {}
+    chunk = next(s for name, s in seconds.items() if name.startswith("chunk"))
+    result = {
+        "command": shlex.join(argv),
+        "date": datetime.date.today().isoformat(),
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "size": f"{size[1]}x{size[0]}",
+        "dtype": config.runtime.dtype,
+        "attention": pipeline.attention,
+        "tokens": pipeline.geometry.tokens,
+        "seconds": seconds,
+        "frames_per_second": pipeline.geometry.new_frames / chunk,
+        "peak_bytes": memory.get("peak_bytes_in_use"),
+        "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
+    }
+    print(
+        f"{result['device']}, JAX {result['jax']}, {result['size']}, {result['tokens']} tokens, {result['dtype']}, {pipeline.attention}"
+    )
+    for name, value in seconds.items():
+        print(f"  {name:44}{1000 * value:10.1f} ms")
+    print(f"  {'frames a second':44}{result['frames_per_second']:10.1f}")
+    if result["peak_bytes"]:
+        print(f"  {'peak device memory':44}{result['peak_bytes'] / 2**30:10.1f} GiB")
+    if out is not None:
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        partial.rename(out)
