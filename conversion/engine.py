@@ -30,6 +30,10 @@ class HasShape(Protocol):
     def dtype(self) -> np.dtype: ...
 
 
+def nbytes(tensor: HasShape) -> int:
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with the tensor or parameter `name`."""
@@ -56,7 +60,9 @@ def _lines(problems: Sequence[Problem]) -> Iterator[str]:
     for problem in problems:
         groups.setdefault((problem.what, re.sub(r"\d+", "#", problem.name), problem.detail), []).append(problem.name)
     for (what, pattern, detail), names in groups.items():
-        columns = [sorted(set(column)) for column in zip(*([int(n) for n in re.findall(r"\d+", name)] for name in names))]
+        columns = [
+            sorted(set(column)) for column in zip(*([int(n) for n in re.findall(r"\d+", name)] for name in names), strict=True)
+        ]
         if len(names) > 4 and len(names) == math.prod(len(column) for column in columns):
             ranges = iter([_ranges(column) for column in columns])
             names = [re.sub("#", lambda _, ranges=ranges: next(ranges), pattern) + f" ({len(names)} tensors)"]
@@ -102,7 +108,7 @@ def parameters(network: nnx.Module) -> dict[str, nnx.Variable]:
     return {".".join(map(str, path)): value for path, value in nnx.to_flat_state(nnx.state(network, nnx.Param))}
 
 
-def _pattern(template: str) -> re.Pattern:
+def pattern_of(template: str) -> re.Pattern:
     """A regular expression for names that fit: `{name}` is any text, any other `{letter}` a number, the same wherever it stands."""
     seen: set[str] = set()
 
@@ -118,7 +124,7 @@ def _pattern(template: str) -> re.Pattern:
 
 def steps(table: Table, paths: Iterable[str]) -> tuple[list[Step], list[Problem]]:
     """The step of every path, and what is wrong with the table: parameters that no rule or several rules fill."""
-    rules = [(_pattern(rule.path), rule) for rule in table if isinstance(rule, Rule)]
+    rules = [(pattern_of(rule.path), rule) for rule in table if isinstance(rule, Rule)]
     found: list[Step] = []
     problems: list[Problem] = []
     for path in paths:
@@ -164,7 +170,7 @@ def make_plan(
         kinds = {str(published[name].dtype) for name in step.names if name in published}
         if len(kinds) > 1:
             problems.append(Problem("tensors of several dtypes make one parameter", step.path, ", ".join(sorted(kinds))))
-    unused_patterns = [_pattern(entry.published) for entry in table if isinstance(entry, Unused)]
+    unused_patterns = [pattern_of(entry.published) for entry in table if isinstance(entry, Unused)]
     unused = [name for name in published if name not in expected and any(p.fullmatch(name) for p in unused_patterns)]
     carried = set(unused)
     problems += [Problem("unknown tensor", name) for name in published if name not in expected and name not in carried]

@@ -1,13 +1,14 @@
 """Published files, read one tensor at a time: safetensors, PyTorch `.pth` and `.bin`, and several of them as one.
 
-A source knows names, shapes and dtypes from headers alone. A tensor that has been read is not kept: safetensors are read, not mapped,
-and a mapping of a PyTorch file is given up and made anew now and then, because the pages it has touched count as memory of this
-process.
+A source knows names, shapes and dtypes from headers alone. A tensor that has been read is not kept: safetensors are read, not
+mapped, and a mapping of a PyTorch file is given up and made anew now and then, because the pages it has touched count as memory of
+this process.
 """
 
 import dataclasses
 import json
 import math
+import re
 import struct
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from typing import Protocol
 
 import ml_dtypes
 import numpy as np
+
+from .engine import nbytes
 
 SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
@@ -43,10 +46,6 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     file: Path
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Source(Protocol):
@@ -110,7 +109,7 @@ class TorchFile:
         }
 
     def _load(self) -> dict:
-        torch = _torch()
+        torch = torch_module()
         try:
             # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
             state = torch.load(self.path, map_location="cpu", mmap=zipfile.is_zipfile(self.path), weights_only=True)
@@ -127,11 +126,11 @@ class TorchFile:
         if self._touched > REMAP_BYTES:
             self._state = self._load()
             self._touched = 0
-        self._touched += self.tensors[name].nbytes
+        self._touched += nbytes(self.tensors[name])
         return _view(self._state[name])
 
 
-def _torch():
+def torch_module():
     try:
         import torch
     except ImportError:
@@ -141,7 +140,7 @@ def _torch():
 
 def _view(tensor) -> np.ndarray:
     """A PyTorch tensor as NumPy, without a copy where its memory is contiguous."""
-    torch = _torch()
+    torch = torch_module()
     # NumPy has these only through ml_dtypes, which PyTorch does not know.
     strange = {
         torch.bfloat16: (torch.int16, ml_dtypes.bfloat16),
@@ -156,20 +155,27 @@ def _view(tensor) -> np.ndarray:
 
 
 class Merged:
-    """Several sources as one. A name that two of them hold is in `duplicates`, with the files, and is read from the first."""
+    """Several sources as one.
 
-    def __init__(self, sources: Iterable[Source]):
+    Where two of them hold a name that `later_wins` fits, the later one counts, and the name is in `replaced`. Any other name that
+    two hold is in `duplicates`, with the files.
+    """
+
+    def __init__(self, sources: Iterable[Source], later_wins: re.Pattern | None = None):
         self._sources: dict[str, Source] = {}
         self.tensors: dict[str, Tensor] = {}
+        self.replaced: list[str] = []
         self.duplicates: dict[str, tuple[str, ...]] = {}
         for source in sources:
+            self.duplicates |= getattr(source, "duplicates", {})
             for name, tensor in source.tensors.items():
-                if name in self.tensors:
+                if name in self.tensors and later_wins and later_wins.fullmatch(name):
+                    self.replaced.append(name)
+                elif name in self.tensors:
                     files = self.duplicates.get(name, (str(self.tensors[name].file),))
                     self.duplicates[name] = (*files, str(tensor.file))
-                else:
-                    self.tensors[name] = tensor
-                    self._sources[name] = source
+                self.tensors[name] = tensor
+                self._sources[name] = source
 
     def read(self, name: str) -> np.ndarray:
         return self._sources[name].read(name)

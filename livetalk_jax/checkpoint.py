@@ -106,7 +106,7 @@ class Writer:
             self._flush()
             self._waiting_group = group
         self._groups[group].add(name)
-        self._waiting[name] = np.ascontiguousarray(array) if isinstance(array, np.ndarray) else array
+        self._waiting[name] = np.asarray(array, order="C") if isinstance(array, np.ndarray) else array
         if sum(waiting.nbytes for waiting in self._waiting.values()) >= GROUP_BYTES:
             self._flush()
 
@@ -212,8 +212,7 @@ def load_network(
     stored = tensors(path, name)
     if strange := sorted(set(target) ^ set(stored)) or [key for key in target if target[key].shape != tuple(stored[key].shape)]:
         raise CheckpointError(f"{path} holds a {name} with other parameters, such as {strange[0]} ({len(strange)} in all)")
-    with _orbax() as ocp:
-        arrays = ocp.load(Path(path).absolute() / name, target)
+    arrays = _load(path, name, target)
     return nnx.from_flat_state([(key, variable.replace(arrays[_dotted(key)])) for key, variable in flat])
 
 
@@ -222,22 +221,27 @@ def tensors(path: str | os.PathLike, group: str) -> dict[str, jax.ShapeDtypeStru
     folder = Path(path).absolute() / group
     if not folder.is_dir():
         return {}
-    with _orbax() as ocp:
+    with _reading(folder) as ocp:
         return {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in ocp.metadata(folder).metadata.items()}
+
+
+def _load(path: str | os.PathLike, group: str, target: Mapping[str, Any]) -> dict[str, Any]:
+    folder = Path(path).absolute() / group
+    with _reading(folder) as ocp:
+        return ocp.load(folder, target)
 
 
 def read(path: str | os.PathLike, group: str) -> Iterator[tuple[str, np.ndarray]]:
     """All tensors of a group on the host, one at a time, in the dtype they are stored in."""
-    batches: list[dict[str, jax.ShapeDtypeStruct]] = [{}]
-    for name, tensor in tensors(path, group).items():
-        if sum(math.prod(t.shape) * t.dtype.itemsize for t in batches[-1].values()) >= GROUP_BYTES:
-            batches.append({})
-        batches[-1][name] = tensor
-    for batch in batches:
-        with _orbax() as ocp:
-            arrays = ocp.load(Path(path).absolute() / group, {name: _Host(t.shape, t.dtype) for name, t in batch.items()})
-        while arrays:
-            yield arrays.popitem()
+    batch: dict[str, _Host] = {}
+    stored = tensors(path, group)
+    for count, (name, tensor) in enumerate(stored.items(), 1):
+        batch[name] = _Host(tensor.shape, tensor.dtype)
+        if count == len(stored) or sum(math.prod(t.shape) * t.dtype.itemsize for t in batch.values()) >= GROUP_BYTES:
+            arrays = _load(path, group, batch)
+            batch = {}
+            while arrays:
+                yield arrays.popitem()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +265,16 @@ def _orbax():
     context.pytree.loading.partial_load = True
     with context:
         yield ocp
+
+
+@contextlib.contextmanager
+def _reading(folder: Path):
+    try:
+        with _orbax() as ocp:
+            yield ocp
+    except Exception as error:  # damaged files fail in many ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{folder} cannot be read, it is damaged or not whole; import it again ({reason})") from error
 
 
 def _dotted(key: tuple) -> str:
