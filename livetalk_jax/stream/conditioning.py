@@ -74,7 +74,7 @@ def prepare(
         text, negative_text: umT5 states [B, L, C], zero where there is no token.
         masks: `person_masks`, for two persons.
     """
-    image = clip(portrait[:, 0])
+    image = clip(portrait[:, 0], parallel=parallel)
     conditions = Conditions(
         reference=reference_condition(vae, portrait, geometry, parallel),
         context=dit.context(text, image),
