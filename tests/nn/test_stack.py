@@ -1,0 +1,99 @@
+"""The stack of blocks: a scan is the loop, and what is recomputed in the backward pass is what was computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from livetalk_jax.nn.layers import Linear
+from livetalk_jax.nn.stack import BlockStack, Execution
+
+WIDTH, LAYERS = 8, 4
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.linear = Linear(WIDTH, WIDTH, rngs=rngs)
+
+    def __call__(self, x, extra):
+        return x + jnp.tanh(self.linear(x)) * extra["scale"] + extra["shift"]
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return BlockStack(Block, LAYERS, rngs=nnx.Rngs(0))
+
+
+def inputs():
+    x = jax.random.normal(jax.random.key(1), (3, WIDTH))
+    extras = [{"scale": jnp.float32(i + 1), "shift": jax.random.normal(jax.random.key(10 + i), (WIDTH,))} for i in range(LAYERS)]
+    return x, extras
+
+
+def run(stack, x, extras, execution):
+    return stack(lambda block, x, extra: block(x, extra), x, extras, execution)
+
+
+EXECUTIONS = [Execution(scan, remat) for scan in (False, True) for remat in ("none", "full", "save_dots")]
+
+
+def test_order_and_per_layer_inputs(stack):
+    x, extras = inputs()
+    expected = x
+    for block, extra in zip(stack.layers, extras, strict=True):
+        expected = block(expected, extra)
+    np.testing.assert_allclose(run(stack, x, extras, Execution()), expected, rtol=1e-6)
+    assert not np.allclose(run(stack, x, extras[::-1], Execution()), expected, rtol=1e-2)
+    kernels = [np.asarray(block.linear.kernel[...]) for block in stack.layers]
+    assert not np.allclose(kernels[0], kernels[1]), "blocks were made alike"
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_every_execution_gives_the_same(stack, execution):
+    x, extras = inputs()
+    graph, state = nnx.split(stack)
+
+    def loss(state, x, execution):
+        return jnp.sum(jnp.square(run(nnx.merge(graph, state), x, extras, execution)))
+
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(state, x, Execution())
+    other_value, others = jax.value_and_grad(loss, argnums=(0, 1))(state, x, execution)
+    np.testing.assert_allclose(other_value, value, rtol=1e-6)
+    assert len(jax.tree.leaves(gradients)) == 2 * LAYERS + 1
+    for ours, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(others), strict=True):
+        assert np.any(ours)
+        assert np.linalg.norm(other - ours) < 1e-5 * np.linalg.norm(ours)
+
+
+def residuals(stack, execution):
+    x, extras = inputs()
+    graph, state = nnx.split(stack)
+    saved = jax.eval_shape(lambda state, x: jax.vjp(lambda x: run(nnx.merge(graph, state), x, extras, execution), x)[1], state, x)
+    return sum(leaf.size for leaf in jax.tree.leaves(saved))
+
+
+def test_remat_keeps_less(stack):
+    assert residuals(stack, Execution(remat="full")) < residuals(stack, Execution(remat="none"))
+
+
+def test_scan_has_one_block_in_its_program(stack):
+    x, extras = inputs()
+
+    def tanhs(execution):
+        program = jax.jit(lambda x: run(stack, x, extras, execution)).lower(x).as_text()
+        return program.count("stablehlo.tanh")
+
+    assert tanhs(Execution(scan=True)) == 1
+    assert tanhs(Execution(scan=False)) == LAYERS
+
+
+def test_map_goes_over_all_blocks(stack):
+    shapes = stack.map(lambda block: block.linear.kernel.shape)
+    assert shapes == [(WIDTH, WIDTH)] * LAYERS
+
+
+@pytest.mark.parametrize("count", [0, 3, 5])
+def test_wrong_number_of_inputs(stack, count):
+    with pytest.raises(ValueError, match=f"4 blocks need as many per-layer inputs, not {count}"):
+        stack(lambda block, x, extra: x, jnp.zeros(WIDTH), [None] * count)
