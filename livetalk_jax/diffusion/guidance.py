@@ -30,10 +30,11 @@ class Momentum(NamedTuple):
 
 
 def project(difference: jax.Array, cond: jax.Array, norm_threshold: float) -> jax.Array:
-    """Adaptive projected guidance (arXiv 2410.02416, section 4): the difference, its norm cut to the threshold, less its part along
-    `cond`. Norms are taken over all axes but the batch."""
+    """Adaptive projected guidance (arXiv 2410.02416, section 4): the difference, its norm cut to the threshold (0: not cut), less
+    its part along `cond`. Norms are taken over all axes but the batch."""
     axes = tuple(range(1, difference.ndim))
-    norm = jnp.sqrt(jnp.sum(jnp.square(difference), axes, keepdims=True))
-    difference = difference * jnp.minimum(1.0, norm_threshold / jnp.maximum(norm, 1e-12))
+    if norm_threshold > 0:
+        norm = jnp.sqrt(jnp.sum(jnp.square(difference), axes, keepdims=True))
+        difference = difference * jnp.minimum(1.0, norm_threshold / jnp.maximum(norm, 1e-12))
     direction = cond / jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(cond), axes, keepdims=True)), 1e-12)
     return difference - jnp.sum(difference * direction, axes, keepdims=True) * direction
