@@ -265,7 +265,7 @@ class RunConfig:
 def _build(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value` as `annotation` says, recursively; what does not fit is added to `problems`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if dataclasses.is_dataclass(annotation):
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
         if not isinstance(value, Mapping):
             problems.append(f"{path} must be a group of keys, not {value!r}")
             return None

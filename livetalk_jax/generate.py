@@ -74,12 +74,13 @@ def main(argv: list[str]) -> None:
     if len(speech) == 2:
         boxes = [parse_box(box) for box in values.box] if values.box else default_boxes(image.shape[:2])
         masks = person_masks(image.shape[:2], boxes, geometry)
+    tokenizer = config.model.tokenizer
     if values.checkpoint is not None:
-        checkpoint.read_manifest(values.checkpoint)
+        tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
     writer = media.VideoWriter(values.out, *size, fps=stream.fps, sample_rate=stream.sample_rate)
 
     started = time.perf_counter()
-    tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
+    tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
     pipeline = Pipeline(networks_for(config, values.checkpoint), config, size, tokenize)
     portrait = media.prepare_portrait(image, *size)
     session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)

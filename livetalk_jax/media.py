@@ -345,7 +345,7 @@ class VideoWriter:
 
     def write_audio(self, samples: np.ndarray) -> None:
         """Append mono sound, float [samples] in [-1, 1] at the writer's `sample_rate`."""
-        if self._audio is None:
+        if self._audio is None or self.sample_rate is None:
             raise ValueError(f"{self.path} was opened without a sample_rate, so it takes no sound")
         if samples.ndim != 1:
             raise ValueError(f"sound for {self.path} must be mono, [samples], not {list(samples.shape)}")
@@ -367,7 +367,7 @@ class VideoWriter:
                 raise ValueError(f"cannot write {self.path}: it was given no frames")
             with self._reporting():
                 self._container.mux(self._video.encode(None))
-                if self.samples_written:
+                if self._audio is not None and self.samples_written:
                     self._container.mux(self._audio.encode(None))
                 self._container.close()
                 os.replace(self._partial, self.path)

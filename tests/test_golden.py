@@ -21,7 +21,7 @@ from livetalk_jax.conversion import clip_vision, dit, umt5, vae, wav2vec2
 from livetalk_jax.conversion.engine import load
 from livetalk_jax.diffusion.schedule import timesteps
 from livetalk_jax.models.clip_vision import CLIPVision
-from livetalk_jax.models.dit import DiT
+from livetalk_jax.models.dit import DiT, token_grid
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2, normalize_waveform
@@ -79,7 +79,6 @@ def make_vae(config: dict, weights: dict) -> VAE:
 
 def velocity(network: DiT, case: Case, execution: Execution = LOOP) -> np.ndarray:
     latents, condition = last(case.inputs["latents"], 0)[None], last(case.inputs["y"], 0)[None]
-    grid = tuple(n // p for n, p in zip(latents.shape[1:4], PATCH, strict=True))
     masks = case.inputs.get("ref_target_masks")
     if masks is not None:
         masks = jnp.asarray(masks[:, :: PATCH[1], :: PATCH[2]] > 0, jnp.float32).reshape(len(masks), -1)
@@ -90,7 +89,7 @@ def velocity(network: DiT, case: Case, execution: Execution = LOOP) -> np.ndarra
             latents,
             condition,
             jnp.asarray(case.inputs["timestep"]),
-            rope=rotary_3d(grid, network.config.head_dim),
+            rope=rotary_3d(token_grid(latents), network.config.head_dim),
             context=network.context(text, clip),
             audio=network.audio(audio),
             masks=masks,
@@ -123,7 +122,7 @@ def vae_case(case: Case) -> None:
 
 
 def clip_case(case: Case) -> None:
-    sizes = CLIPVisionConfig(**case.config, patch_size=14, eps=1e-5)
+    sizes = CLIPVisionConfig(**case.config, patch_size=case.weights["visual.patch_embedding.weight"].shape[-1], eps=1e-5)
     network = nnx.eval_shape(lambda: CLIPVision(sizes, rngs=nnx.Rngs(0)))
     load(network, case.weights, clip_vision.table(sizes))
     check("features", network(last(case.inputs["image"], 1)[:, 0]), case.outputs["features"])

@@ -109,7 +109,7 @@ def main(argv: list[str]) -> None:
     memory = device.memory_stats() or {}
     chunk = next(s for name, s in seconds.items() if name.startswith("chunk"))
     result = {
-        "command": shlex.join(argv),
+        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
         "date": datetime.date.today().isoformat(),
         "device": device.device_kind,
         "jax": jax.__version__,
@@ -122,9 +122,7 @@ def main(argv: list[str]) -> None:
         "peak_bytes": memory.get("peak_bytes_in_use"),
         "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
     }
-    print(
-        f"{result['device']}, JAX {result['jax']}, {result['size']}, {result['tokens']} tokens, {result['dtype']}, {pipeline.attention}"
-    )
+    print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention")))
     for name, value in seconds.items():
         print(f"  {name:44}{1000 * value:10.1f} ms")
     print(f"  {'frames a second':44}{result['frames_per_second']:10.1f}")

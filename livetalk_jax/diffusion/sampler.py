@@ -19,17 +19,17 @@ class Motion(NamedTuple):
 
     Attributes:
         latents: [B, M, H, W, C].
-        count: int32 scalar, how many of the M frames hold (1 in the first chunk, where only the portrait is known).
+        known: int32 scalar, how many of the M frames hold (1 in the first chunk, where only the portrait is known).
     """
 
     latents: jax.Array
-    count: jax.Array
+    known: jax.Array
 
 
 def with_motion(x: jax.Array, motion: Motion) -> jax.Array:
-    """x [B, T, H, W, C] with its first `count` frames replaced."""
+    """x [B, T, H, W, C] with its first `known` frames replaced."""
     slots = motion.latents.shape[1]
-    valid = (jnp.arange(slots) < motion.count)[:, None, None, None]
+    valid = (jnp.arange(slots) < motion.known)[:, None, None, None]
     return x.at[:, :slots].set(jnp.where(valid, motion.latents.astype(x.dtype), x[:, :slots]))
 
 

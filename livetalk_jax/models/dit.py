@@ -270,6 +270,12 @@ def sinusoids(timestep: jax.Array, dim: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def token_grid(latents: jax.Array) -> tuple[int, int, int]:
+    """(T, h, w) of latents [B, T, H, W, C]."""
+    _, t, rows, columns, _ = latents.shape
+    return t // PATCH[0], rows // PATCH[1], columns // PATCH[2]
+
+
 def patchify(latents: jax.Array) -> jax.Array:
     """[B, T, H, W, C] -> [B, T·h·w, 4C], a patch's rows, columns and channels in that order."""
     b, t, rows, columns, c = latents.shape
@@ -351,14 +357,15 @@ class DiT(nnx.Module):
         Returns:
             float32 [B, T, H, W, 16].
         """
-        grid = tuple(n // p for n, p in zip(latents.shape[1:4], PATCH, strict=True))
+        grid = token_grid(latents)
         x = jnp.concatenate([latents.astype(self.dtype), condition.astype(self.dtype)], axis=-1)
         x = self.patch_embedding(patchify(x))
         time = self.time_embedding(sinusoids(timestep, self.config.freq_dim))
         modulation = self.time_projection(jax.nn.silu(time)).reshape(time.shape[0], 6, -1)
 
         def run(block: Block, x, layer):
-            return block(x, modulation, rope, *layer, masks, grid, parallel)
+            context, audio = layer
+            return block(x, modulation, rope, context, audio, masks, grid, parallel)
 
         x = self.blocks(run, x, list(zip(context, audio, strict=True)), execution)
         return unpatchify(self.head(x, time), grid)

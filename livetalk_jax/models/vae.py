@@ -122,7 +122,7 @@ class Encoder(nnx.Module):
         options = {"rngs": rngs, "dtype": dtype}
         dims = [config.dim * multiplier for multiplier in config.dim_mult]
         self.conv_in = CausalConv3d(3, config.dim, (3, 3, 3), **options)
-        self.downsamples = nnx.List()
+        self.downsamples: nnx.List = nnx.List()
         in_dim = config.dim
         for level, dim in enumerate(dims):
             for _ in range(config.num_res_blocks):
@@ -152,7 +152,7 @@ class Decoder(nnx.Module):
         in_dim = dims[0]
         self.conv_in = CausalConv3d(config.z_dim, in_dim, (3, 3, 3), **options)
         self.middle = _middle(in_dim, **options)
-        self.upsamples = nnx.List()
+        self.upsamples: nnx.List = nnx.List()
         for level, dim in enumerate(dims):
             for _ in range(config.num_res_blocks + 1):
                 self.upsamples.append(ResidualBlock(in_dim, dim, **options))

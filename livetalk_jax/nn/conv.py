@@ -51,12 +51,13 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Arra
     return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=layout)
 
 
-def _frame_by_frame(x: jax.Array, kernel: jax.Array, strides: tuple[int, int, int]) -> jax.Array:
+def _frame_by_frame(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     """`_conv` of a video as a sum of 2D convolutions, one for each frame of the kernel."""
     taps, (stride, *spatial) = kernel.shape[0], strides
     frames = (x.shape[1] - taps) // stride + 1
     parts = [x[:, tap : tap + stride * (frames - 1) + 1 : stride] for tap in range(taps)]
-    out = sum(_conv(part.reshape(-1, *part.shape[2:]), kernel[tap], tuple(spatial)) for tap, part in enumerate(parts))
+    convolved = [_conv(part.reshape(-1, *part.shape[2:]), kernel[tap], tuple(spatial)) for tap, part in enumerate(parts)]
+    out = functools.reduce(jnp.add, convolved)
     return out.reshape(x.shape[0], frames, *out.shape[1:])
 
 

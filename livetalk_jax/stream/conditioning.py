@@ -75,12 +75,13 @@ def prepare(
         masks: `person_masks`, for two persons.
     """
     image = clip(portrait[:, 0], parallel=parallel)
+    cos, sin = rotary_3d(geometry.token_grid, dit.config.head_dim)
     conditions = Conditions(
         reference=reference_condition(vae, portrait, geometry, parallel),
         context=dit.context(text, image),
         negative=None if negative_text is None else dit.context(negative_text, image),
         color=lab_statistics(portrait, parallel),
-        rope=tuple(jnp.asarray(table) for table in rotary_3d(geometry.token_grid, dit.config.head_dim)),
+        rope=(jnp.asarray(cos), jnp.asarray(sin)),
         masks=masks,
     )
     return conditions, first_motion(vae, portrait, geometry, parallel)

@@ -1,5 +1,6 @@
 """The five networks of one system, made at random or read from a checkpoint, and how they are compiled."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from livetalk_jax import checkpoint
 from livetalk_jax.config import ModelConfig
 from livetalk_jax.models.clip_vision import CLIPVision
 from livetalk_jax.models.dit import DiT
@@ -31,21 +33,36 @@ def network_dtype(name: str, dtype: str):
     return jnp.float32 if name == "audio" else jnp.dtype(dtype)
 
 
-def random_networks(model: ModelConfig, dtype: str, seed: int) -> Networks:
-    """Untrained networks; the same seed gives the same weights."""
+def _build(model: ModelConfig, dtype: str, seed: int) -> dict[str, Any]:
     # XLA's own generator: threefry would be compiled anew for every shape of weight, which takes longer than all the rest.
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(_CLASSES))
-    return Networks(
-        **{
-            name: make(getattr(model, name), rngs=nnx.Rngs(key), dtype=network_dtype(name, dtype))
-            for (name, make), key in zip(_CLASSES.items(), keys, strict=True)
-        }
-    )
+    return {
+        name: make(getattr(model, name), rngs=nnx.Rngs(key), dtype=network_dtype(name, dtype))
+        for (name, make), key in zip(_CLASSES.items(), keys, strict=True)
+    }
+
+
+def random_networks(model: ModelConfig, dtype: str, seed: int) -> Networks:
+    """Untrained networks; the same seed gives the same weights."""
+    return Networks(**_build(model, dtype, seed))
 
 
 def abstract_networks(model: ModelConfig, dtype: str) -> Networks:
     """Shapes and dtypes without memory."""
     return nnx.eval_shape(lambda: random_networks(model, dtype, 0))
+
+
+def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike) -> Networks:
+    """The networks of a checkpoint, cast to the run's dtype.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, lacks a network, or holds one of another size.
+    """
+    networks = {}
+    for name, network in abstract_networks(model, dtype)._asdict().items():
+        graph, state = nnx.split(network, nnx.Param)
+        networks[name] = nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name)))
+    return Networks(**networks)
 
 
 # The one place for XLA's options. On an H200 conv3d is a fifth faster channels-last, and cuBLASLt ahead of Triton's matmuls, which
@@ -70,4 +87,4 @@ class compiled:
     @property
     def programs(self) -> int:
         """How many times it was compiled."""
-        return self.program._cache_size()
+        return self.program._cache_size()  # type: ignore[attr-defined]
