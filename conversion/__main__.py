@@ -154,8 +154,8 @@ class _bar:
         self._bar = tqdm(total=total, unit="B", unit_scale=True, desc=what)
         self._done, self._count = 0, count
 
-    def update(self, size: int) -> None:
-        self._done += 1
+    def update(self, size: int, tensors: int) -> None:
+        self._done += tensors
         self._bar.set_postfix_str(f"{self._done:,} of {self._count:,} tensors", refresh=False)
         self._bar.update(size)
 

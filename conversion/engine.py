@@ -2,7 +2,7 @@
 
 Both directions come from the same table. The inverse transforms, run on our shapes, say which tensors a published checkpoint must
 have; what is unknown, missing, misshapen, duplicate or left unfilled is collected, so that one error lists all of it and nothing is
-written. A plan then streams: `Plan.to_ours` and `Plan.to_published` touch one parameter at a time.
+written. A plan then streams: it touches one parameter at a time.
 """
 
 import dataclasses
@@ -97,10 +97,10 @@ class Plan:
     steps: tuple[Step, ...]
     unused: tuple[str, ...]
 
-    def to_ours(self, read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, array) of every parameter; `read(name)` is called once for every published tensor, in the plan's order."""
+    def to_ours(self, read: Callable[[str], np.ndarray]) -> Iterator[tuple[Step, np.ndarray]]:
+        """Every parameter's array; `read(name)` is called once for every published tensor, in the plan's order."""
         for step in self.steps:
-            yield step.path, step.transform.to_ours(*(read(name) for name in step.names))
+            yield step, step.transform.to_ours(*(read(name) for name in step.names))
 
 
 def parameters(network: nnx.Module) -> dict[str, nnx.Variable]:
@@ -193,8 +193,8 @@ def load(network: nnx.Module, tensors: Mapping[str, np.ndarray], table: Table) -
         ConversionError: all that does not fit; the network is then as it was.
     """
     ours = parameters(network)
-    for path, array in make_plan(table, ours, tensors).to_ours(tensors.__getitem__):
-        ours[path].set_value(jnp.asarray(array).astype(ours[path].dtype))
+    for step, array in make_plan(table, ours, tensors).to_ours(tensors.__getitem__):
+        ours[step.path].set_value(jnp.asarray(array).astype(ours[step.path].dtype))
     nnx.update(network, nnx.from_flat_state([(_keys(path), variable) for path, variable in ours.items()]))
 
 

@@ -6,6 +6,7 @@ is taken from the known configuration that agrees with all that is said, and is 
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -23,7 +24,7 @@ from livetalk_jax.models.wav2vec2 import Wav2Vec2
 from livetalk_jax.shapes import PATCH, VAE_STRIDE
 
 from . import clip_vision, dit, umt5, vae, wav2vec2
-from .engine import HasShape, Problem, Table, pattern_of
+from .engine import HasShape, Problem, Table, parameters, pattern_of
 from .table import Rule
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -147,6 +148,9 @@ FORMS = (
 )  # fmt: skip
 
 
+_WAN = sizes.ModelConfig.wan_14b()
+
+
 def _size(shapes: Shapes, path: str, axis: int) -> int | None:
     return shapes[path][axis] if path in shapes else None
 
@@ -164,7 +168,10 @@ def _read_dit(shapes: Shapes) -> dict[str, Any]:
         for path, axis in (("patch_embedding.kernel", 0), ("head.head.kernel", 1), ("audio_proj.proj3.bias", 0))
     )
     out = _size(shapes, "audio_proj.norm.scale", 0)
+    # The first frame sees a window of audio frames, a later latent frame VAE_STRIDE - 1 more, each wav2vec2's layers × channels.
     first, later = _size(shapes, "audio_proj.proj1.kernel", 0), _size(shapes, "audio_proj.proj1_vf.kernel", 0)
+    frame = (later - first) // (VAE_STRIDE[0] - 1) if first and later else None
+    base = frame == _WAN.audio.num_layers * _WAN.audio.hidden_size
     return {
         "dim": _size(shapes, "patch_embedding.kernel", 1),
         "ffn_dim": _size(shapes, "blocks.layers.0.ffn.fc1.kernel", 1),
@@ -174,8 +181,9 @@ def _read_dit(shapes: Shapes) -> dict[str, Any]:
         "clip_dim": _size(shapes, "img_emb.norm_in.scale", 0),
         "in_channels": patched and patched // patch,
         "out_channels": head and head // patch,
-        # The first frame sees `window` frames of audio, a later latent frame VAE_STRIDE - 1 more.
-        "audio_window": (first and later and first != later and first * (VAE_STRIDE[0] - 1) // (later - first)) or None,
+        "audio_window": first // frame if frame else None,
+        "audio_blocks": _WAN.audio.num_layers if base else None,
+        "audio_channels": _WAN.audio.hidden_size if base else None,
         "audio_intermediate_dim": _size(shapes, "audio_proj.proj2.kernel", 0),
         "audio_output_dim": out,
         "audio_context_tokens": tokens and out and tokens // out,
@@ -240,7 +248,6 @@ def _read_audio(shapes: Shapes) -> dict[str, Any]:
     }
 
 
-_WAN = sizes.ModelConfig.wan_14b()
 NETWORKS = {
     "dit": Network(DiT, _WAN.dit, _read_dit),
     "vae": Network(VAE, _WAN.vae, _read_vae),
@@ -269,6 +276,12 @@ def config_json(entry: Form, config: Any) -> dict[str, Any]:
     if entry.network == "audio":
         stated["conv_dim"] = [config.conv_dim] * len(config.CONV_KERNELS)
     return stated
+
+
+@functools.cache
+def abstract_parameters(network: str, config: Any) -> Mapping[str, HasShape]:
+    """Path → parameter of a network that takes no memory. Tracing forty blocks takes seconds."""
+    return parameters(nnx.eval_shape(lambda: NETWORKS[network].make(config, rngs=nnx.Rngs(0))))
 
 
 def form(network: str, name: str) -> Form:

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from . import forms
-from .engine import ConversionError, Plan, Problem, make_plan, parameters
-from .forms import AUDIO_MODULES, NETWORKS, Form
+from .engine import ConversionError, Plan, Problem, make_plan
+from .forms import AUDIO_MODULES, NETWORKS, Form, abstract_parameters
 from .lora import WithLoRA, aliases
 from .sources import Merged, Source, open_file
 
@@ -257,7 +255,7 @@ def survey(
 
 
 def _plan(result: Survey, network: str, part: Part, config: Any, loras: Sequence[tuple[Path, float]], plain: bool) -> None:
-    ours = parameters(nnx.eval_shape(lambda: NETWORKS[network].make(config, rngs=nnx.Rngs(0))))
+    ours = abstract_parameters(network, config)
     source, table = part.source, part.form.table(config)
     if loras:
         others = [form.table(config) for form in forms.FORMS if form.network == network]

@@ -114,7 +114,8 @@ class TorchFile:
             # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
             state = torch.load(self.path, map_location="cpu", mmap=zipfile.is_zipfile(self.path), weights_only=True)
         except Exception as error:  # unpickling a strange file fails in many ways
-            raise OSError(f"{self.path} is not a PyTorch file of tensors ({str(error).strip().splitlines()[0]})") from None
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise OSError(f"{self.path} is not a PyTorch file of tensors ({reason})") from None
         for key in ("state_dict", "model"):
             if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
                 state = state[key]

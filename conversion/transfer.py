@@ -36,7 +36,7 @@ PREPROCESSOR = {
 }
 INFINITETALK = "infinitetalk"  # key in Manifest.forms: the folder of the audio modules' own file, "single" or "multi"
 
-Progress = Callable[[int], Any]  # told the bytes of every tensor that is done
+Progress = Callable[[int, int], Any]  # told the bytes and the number of published tensors that are done
 Files = dict[str, dict[str, HasShape]]  # file → its tensors
 
 
@@ -58,13 +58,13 @@ def import_checkpoint(found: Published, jobs: list[Job], to: Path, *, origin: st
         for name, file in found.files.items():
             writer.add_file(file, name)
         for job in jobs:
-            for path, array in job.plan.to_ours(job.source.read):
-                writer.add(job.network, path, array)
-                progress(array.nbytes)
+            for step, array in job.plan.to_ours(job.source.read):
+                writer.add(job.network, step.path, array)
+                progress(array.nbytes, len(step.names))
             for name in job.plan.unused:
                 array = job.source.read(name)
                 writer.add(f"{job.network}.unused", name, array)
-                progress(array.nbytes)
+                progress(array.nbytes, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +171,10 @@ def export_checkpoint(path: Path, to: Path, exports: Mapping[str, _Export], *, p
                 step = export.steps[name]
                 for published, part in zip(step.names, step.transform.to_published(array, len(step.names)), strict=True):
                     writers[published].write(published, part)
-                progress(array.nbytes)
+                progress(array.nbytes, len(step.names))
             for name, array in checkpoint.read(path, f"{network}.unused"):
                 writers[name].write(name, array)
-                progress(array.nbytes)
+                progress(array.nbytes, 1)
             _write_indices(temporary, export.files)
         _write_configs(temporary, checkpoint.read_manifest(path), exports)
         temporary.rename(to)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from livetalk_jax.checkpoint import contiguous
+
 from .engine import HasShape, nbytes
 from .sources import SAFETENSORS_DTYPES, torch_module
 
@@ -27,7 +29,7 @@ class FileWriter:
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, not {expected.dtype}{list(expected.shape)}")
         with self._path.open("r+b") as file:
             file.seek(self._offsets[name])
-            np.asarray(array, order="C").tofile(file)
+            contiguous(array).tofile(file)
 
 
 def _lay_out_safetensors(path: Path, tensors: Mapping[str, HasShape]) -> dict[str, int]:

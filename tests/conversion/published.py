@@ -6,12 +6,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import torch
-from flax import nnx
 from safetensors.numpy import save_file
 
 from livetalk_jax.config import ModelConfig
 from livetalk_jax.conversion import forms
-from livetalk_jax.conversion.engine import parameters, published_shapes, steps
+from livetalk_jax.conversion.engine import published_shapes, steps
 
 TINY = ModelConfig.tiny()
 BF16 = np.dtype(ml_dtypes.bfloat16)
@@ -39,7 +38,7 @@ def random_tensors(shapes: dict[str, tuple[int, ...]], dtype, seed: int = 0) -> 
 def network_tensors(network: str, form: str, dtype=np.float32, config=None) -> Tensors:
     """Random tensors under the published names of a tiny network. (That the names are right is tested at full size.)"""
     config = config or getattr(TINY, network)
-    ours = parameters(nnx.eval_shape(lambda: forms.NETWORKS[network].make(config, rngs=nnx.Rngs(0))))
+    ours = forms.abstract_parameters(network, config)
     shapes = {}
     for step in steps(forms.form(network, form).table(config), ours)[0]:
         shapes |= published_shapes(step, ours[step.path].shape)
