@@ -155,7 +155,8 @@ def person_positions(q: jax.Array, k: jax.Array, masks: jax.Array, grid: tuple[i
     # The share of attention that falls on a mask is attention with that mask as the value; the head's unused width stays zero.
     values = jnp.zeros_like(first).at[..., :3].set(masks.T[None, :, None, :].astype(first.dtype))
     share = parallel.attend_local(q, first, values)[..., :3].astype(jnp.float32)
-    share = jnp.mean(share, axis=2) / jnp.sum(masks, axis=-1)
+    # Persons who fill the picture leave no background: nobody attends to it.
+    share = jnp.mean(share, axis=2) / jnp.maximum(jnp.sum(masks, axis=-1), 1.0)
     low, high = parallel.min(share, (1,)), parallel.max(share, (1,))
     relative = (share - low) / (high - low + 1e-8)
     starts = jnp.asarray([start for start, _ in PERSON_POSITIONS])
