@@ -111,7 +111,9 @@ def test_every_step_against_the_loop(method, steps):
 def test_carry_is_handed_on():
     """Two steps of euler whose velocity is the number of calls so far: x falls by σ0−σ1 and then by 2·(σ1−σ2)."""
     times = timesteps(2, 1.0)
-    x = sample(lambda x, t, n: (jnp.full_like(x, n + 1.0), n + 1), jnp.zeros((1, *SHAPE)), motion(0), times, "euler", jnp.float32(0))
+    x = sample(
+        lambda x, t, n: (jnp.full_like(x, n + 1.0), n + 1), jnp.zeros((1, *SHAPE)), motion(0), times, "euler", jnp.float32(0)
+    )
     np.testing.assert_allclose(x, np.full(SHAPE, -(0.5 + 2 * 0.5)), rtol=1e-6)
 
 

@@ -7,8 +7,15 @@ from livetalk_jax.diffusion.schedule import shift_timesteps, timesteps
 
 
 @pytest.mark.parametrize(
-    ("steps", "grid"), [(1, [1000]), (2, [1000, 500]), (3, [1000, 500.5, 1]), (4, [1000, 750, 500, 250]), (5, [1000, 750.25, 500.5, 250.75, 1])]
-)  # fmt: skip
+    ("steps", "grid"),
+    [
+        (1, [1000]),
+        (2, [1000, 500]),
+        (3, [1000, 500.5, 1]),
+        (4, [1000, 750, 500, 250]),
+        (5, [1000, 750.25, 500.5, 250.75, 1]),
+    ],
+)
 @pytest.mark.parametrize("shift", [1.0, 5.0, 7.0])
 def test_values(steps, grid, shift):
     expected = [1000 * shift * (t / 1000) / (1 + (shift - 1) * (t / 1000)) for t in grid] + [0.0]
