@@ -14,13 +14,15 @@ def select(name: str, dtype: str) -> tuple[str, Callable]:
     """The implementation called `name`; "auto" is cuDNN for 16-bit numbers on a GPU and the reference otherwise.
 
     Raises:
-        ValueError: unknown name, or cuDNN where there is no GPU.
+        ValueError: unknown name, or cuDNN where there is no GPU or for float32.
     """
-    gpu = jax.default_backend() == "gpu"
+    gpu, short = jax.default_backend() == "gpu", dtype in ("bfloat16", "float16")
     if name == "auto":
-        name = "cudnn" if gpu and dtype in ("bfloat16", "float16") else "reference"
+        name = "cudnn" if gpu and short else "reference"
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"unknown attention {name!r}; choose auto, {', '.join(IMPLEMENTATIONS)}")
     if name == "cudnn" and not gpu:
         raise ValueError("attention 'cudnn' needs an NVIDIA GPU; choose 'reference' here")
+    if name == "cudnn" and not short:
+        raise ValueError(f"attention 'cudnn' takes bfloat16 or float16, not {dtype}; choose 'reference'")
     return name, IMPLEMENTATIONS[name]
