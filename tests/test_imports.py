@@ -31,7 +31,10 @@ ARROWS = {
     "models": {"nn", "config", "shapes", "parallel.seams"},
     "stream": STREAM,
     "stream.session": {*STREAM, "kernels"},  # chooses the attention kernel, once
+    "stream.chunk": {*STREAM, "nn.stack"},  # training chooses how blocks run
     "stream.conditioning": {*STREAM, "nn.rotary"},  # its tables are a session's data
+    # Never stream's host loop.
+    "training": {"stream.chunk", "stream.conditioning", "stream.color", "stream.networks", "nn", "kernels", "media", *STREAM} - {"stream"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
     "flags": {"config", "configs"},
@@ -126,6 +129,7 @@ def test_arrows(module, path):
         ("stream.chunk", "from livetalk_jax.generate import main"),
         ("stream.chunk", "from livetalk_jax.kernels import attention"),
         ("stream.chunk", "from livetalk_jax import flags"),
+        ("training.loop", "from livetalk_jax.stream.session import Session"),
         ("conversion.dit", "from livetalk_jax.stream.networks import Networks"),
         ("conversion.engine", "from safetensors.torch import load_file"),
         ("conversion.dit", "from torch import nn"),

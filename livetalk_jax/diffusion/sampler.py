@@ -19,7 +19,8 @@ class Motion(NamedTuple):
 
     Attributes:
         latents: [B, M, H, W, C].
-        known: int32 scalar, how many of the M frames hold (1 in the first chunk, where only the portrait is known).
+        known: int32 scalar, or [B] where training mixes both: how many of the M frames hold (1 in the first chunk, where only the
+            portrait is known).
     """
 
     latents: jax.Array
@@ -29,8 +30,13 @@ class Motion(NamedTuple):
 def with_motion(x: jax.Array, motion: Motion) -> jax.Array:
     """x [B, T, H, W, C] with its first `known` frames replaced."""
     slots = motion.latents.shape[1]
-    valid = (jnp.arange(slots) < motion.known)[:, None, None, None]
+    valid = (jnp.arange(slots) < motion.known[..., None])[..., None, None, None]
     return x.at[:, :slots].set(jnp.where(valid, motion.latents.astype(x.dtype), x[:, :slots]))
+
+
+def add_noise(x0: jax.Array, noise: jax.Array, sigma: jax.Array) -> jax.Array:
+    """x_t of clean latents."""
+    return (1.0 - sigma) * x0 + sigma * noise
 
 
 def predict_x0(x: jax.Array, velocity: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -39,7 +45,7 @@ def predict_x0(x: jax.Array, velocity: jax.Array, sigma: jax.Array) -> jax.Array
 
 def renoise_step(x: jax.Array, velocity: jax.Array, sigma: jax.Array, next_sigma: jax.Array, noise: jax.Array) -> jax.Array:
     """The student's step: predict x0, then add fresh noise for the next σ."""
-    return (1.0 - next_sigma) * predict_x0(x, velocity, sigma) + next_sigma * noise
+    return add_noise(predict_x0(x, velocity, sigma), noise, next_sigma)
 
 
 def euler_step(x: jax.Array, velocity: jax.Array, sigma: jax.Array, next_sigma: jax.Array) -> jax.Array:
@@ -56,9 +62,11 @@ def sample(
     velocity: Callable[[jax.Array, jax.Array, Any], tuple[jax.Array, Any]],
     noise: jax.Array,
     motion: Motion,
-    timesteps: np.ndarray,
+    timesteps: np.ndarray | jax.Array,
     method: Literal["renoise", "euler"],
     carry: Any = (),
+    *,
+    taken: jax.Array | int | None = None,
 ) -> jax.Array:
     """Latents of one chunk.
 
@@ -68,6 +76,8 @@ def sample(
         motion: what is known of the first frames.
         timesteps: `schedule.timesteps`, [steps + 1].
         method: "renoise" or "euler".
+        taken: how many of the steps are taken, all by default; the result is then x as the next step would find it. Without it
+            the loop can be differentiated.
 
     Raises:
         ValueError: the number of noise arrays is not what the method takes.
@@ -76,16 +86,16 @@ def sample(
     if noise.shape[0] != noise_draws(method, steps):
         raise ValueError(f"{steps} {method} steps take {noise_draws(method, steps)} noise arrays, not {noise.shape[0]}")
     # The last step goes to σ = 0, where fresh noise has no part.
-    fresh = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])]) if method == "renoise" else None
+    fresh = jnp.concatenate([noise[1:], jnp.zeros_like(noise[:1])]) if method == "renoise" else noise
     times = jnp.asarray(timesteps, jnp.float32)
 
-    def step(state, inputs):
+    def step(i, state):
         x, carry = state
-        time, next_time, fresh = inputs
+        time, next_time = times[i], times[i + 1]
         v, carry = velocity(x, time, carry)
         sigma, next_sigma = time / NUM_TIMESTEPS, next_time / NUM_TIMESTEPS
-        x = renoise_step(x, v, sigma, next_sigma, fresh) if method == "renoise" else euler_step(x, v, sigma, next_sigma)
-        return (with_motion(x, motion), carry), None
+        x = renoise_step(x, v, sigma, next_sigma, fresh[i]) if method == "renoise" else euler_step(x, v, sigma, next_sigma)
+        return with_motion(x, motion), carry
 
-    (x, _), _ = jax.lax.scan(step, (with_motion(noise[0], motion), carry), (times[:-1], times[1:], fresh))
+    x, _ = jax.lax.fori_loop(0, steps if taken is None else taken, step, (with_motion(noise[0], motion), carry))
     return x

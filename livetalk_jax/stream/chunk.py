@@ -11,19 +11,29 @@ from livetalk_jax.diffusion.sampler import Motion, sample
 from livetalk_jax.diffusion.schedule import timesteps
 from livetalk_jax.models.dit import DiT
 from livetalk_jax.models.vae import VAE
+from livetalk_jax.nn.stack import LOOP, Execution
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
-from livetalk_jax.stream.color import match_colors
+from livetalk_jax.stream.color import LabStatistics, match_colors
 from livetalk_jax.stream.conditioning import Conditions
 
 
-def _guided_velocity(dit: DiT, conditions: Conditions, windows: jax.Array, sampler: SamplerConfig, parallel: Parallel) -> Callable:
-    """(x, timestep, momentum) -> (velocity, momentum), as the sampler's configuration guides it."""
+def guided_velocity(
+    dit: DiT,
+    conditions: Conditions,
+    windows: jax.Array,
+    *,
+    sampler: SamplerConfig,
+    parallel: Parallel = ONE_DEVICE,
+    execution: Execution = LOOP,
+) -> Callable:
+    """(x, timestep, momentum) -> (velocity, momentum), as the sampler's configuration guides it; timestep is a scalar or [B]."""
     audio = dit.audio(windows)
 
     def predict(x, time, context, audio, masks):
-        times = jnp.full((x.shape[0],), time)
+        times = jnp.broadcast_to(time, (x.shape[0],))
         return dit(
-            x, conditions.reference, times, rope=conditions.rope, context=context, audio=audio, masks=masks, parallel=parallel
+            x, conditions.reference, times, rope=conditions.rope, context=context, audio=audio, masks=masks, parallel=parallel,
+            execution=execution,
         )  # fmt: skip
 
     def conditional(x, time, context):
@@ -67,10 +77,37 @@ def denoise(
     parallel: Parallel = ONE_DEVICE,
 ) -> jax.Array:
     """Clean latents of one chunk, float32 [B, T, H, W, 16]; arguments as in `generate_chunk`."""
-    velocity = _guided_velocity(dit, conditions, windows, sampler, parallel)
+    velocity = guided_velocity(dit, conditions, windows, sampler=sampler, parallel=parallel)
     zeros = jnp.zeros(noise.shape[1:], jnp.float32)
     momentum = guidance.Momentum(zeros, zeros) if sampler.apg else ()
     return sample(velocity, noise, motion, timesteps(sampler.steps, sampler.shift), sampler.method, momentum)
+
+
+def hand_over(
+    vae: VAE,
+    latents: jax.Array,
+    color: LabStatistics,
+    motion: Motion,
+    *,
+    motion_frames: int,
+    color_strength: float,
+    parallel: Parallel = ONE_DEVICE,
+) -> tuple[jax.Array, Motion]:
+    """Frames of a chunk's latents, and the motion of the next chunk: its last frames, matched to the portrait and encoded again.
+
+    Args:
+        latents: [B, T, H, W, 16], in the dtype to decode in.
+        color: of the portrait.
+        motion: of this chunk; the next one's has its dtype.
+
+    Returns:
+        All frames [B, F, Y, X, 3] in [−1, 1], and the motion.
+    """
+    video = jnp.clip(vae.decode(latents, parallel=parallel), -1.0, 1.0)
+    if color_strength > 0.0:
+        video = match_colors(video, color, color_strength, parallel)
+    carried = vae.encode(video[:, -motion_frames:], parallel=parallel).astype(motion.latents.dtype)
+    return video, Motion(carried, jnp.int32(carried.shape[1]))
 
 
 def generate_chunk(
@@ -98,11 +135,11 @@ def generate_chunk(
         The new frames [B, F − motion_frames, Y, X, 3] in [−1, 1], and the motion of the next chunk.
     """
     latents = denoise(dit, conditions, windows, noise, motion, sampler=sampler, parallel=parallel)
-    video = jnp.clip(vae.decode(latents.astype(conditions.reference.dtype), parallel=parallel), -1.0, 1.0)
-    if color_strength > 0.0:
-        video = match_colors(video, conditions.color, color_strength, parallel)
-    carried = vae.encode(video[:, -motion_frames:], parallel=parallel).astype(motion.latents.dtype)
-    return video[:, motion_frames:], Motion(carried, jnp.int32(carried.shape[1]))
+    latents = latents.astype(conditions.reference.dtype)
+    video, motion = hand_over(
+        vae, latents, conditions.color, motion, motion_frames=motion_frames, color_strength=color_strength, parallel=parallel
+    )
+    return video[:, motion_frames:], motion
 
 
 def to_uint8(video: jax.Array) -> jax.Array:
