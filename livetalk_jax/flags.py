@@ -64,8 +64,21 @@ def parse(define: Callable[[flags.FlagValues], None], argv: list[str], usage: st
         if rest:
             raise UsageError(f"{rest[0]!r} is not a flag; see {argv[0]} --help")
         return values, RunConfig.from_config_dict(values.config)
-    except (flags.Error, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UsageError(" ".join(str(error).strip("'\"").split())) from error
+    except UsageError:
+        raise
+    except (flags.Error, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UsageError(_explanation(error)) from error
+
+
+def _explanation(error: Exception) -> str:
+    """What an exception of absl or ml_collections says, on one line."""
+    if error.args and isinstance(error.args[0], KeyError):
+        error = error.args[0]
+    if isinstance(error, KeyError):
+        return f"unknown key of the configuration: {' '.join(str(error.args[0]).split())}"
+    lines = str(error).strip().splitlines()
+    # ml_collections puts the whole traceback of a configuration file between what happened and why.
+    return " ".join(" ".join([lines[0], lines[-1]] if "Traceback (most recent call last):" in lines else lines).split())
 
 
 def _with_config_path(arguments: list[str]) -> list[str]:
