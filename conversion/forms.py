@@ -341,13 +341,14 @@ def configuration(
     network = NETWORKS[entry.network]
     told = _stated(entry, stated) if stated else {}
     if chosen is not None:
-        return chosen, [
+        problems = [
             Problem(
                 "another configuration", f"{entry.network}.{field}", f"{value} in config.json, {getattr(chosen, field)} in --config"
             )
             for field, value in told.items()
             if value != getattr(chosen, field)
         ]
+        return None if problems else chosen, problems
     read = network.read(our_shapes(entry.table(network.published), published))
     found = {**{field: value for field, value in read.items() if value is not None}, **told, **extra}
     if stated and entry.network == "dit":

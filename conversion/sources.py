@@ -1,8 +1,7 @@
 """Published files, read one tensor at a time: safetensors, PyTorch `.pth` and `.bin`, and several of them as one.
 
-A source knows names, shapes and dtypes from headers alone. A tensor that has been read is not kept: safetensors are read, not
-mapped, and a mapping of a PyTorch file is given up and made anew now and then, because the pages it has touched count as memory of
-this process.
+A source knows names, shapes and dtypes from headers alone. A tensor that has been read is not kept; a mapping of a PyTorch file is
+given up and made anew now and then, because the pages it has touched count as memory of this process.
 """
 
 import dataclasses
@@ -35,6 +34,8 @@ SAFETENSORS_DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 
+# A tensor of safetensors that is larger than this is mapped: the system can take its pages back while it is written.
+MAP_BYTES = 1 << 30
 # A mapped PyTorch file is mapped anew after this many bytes have been read from it.
 REMAP_BYTES = 256 << 20
 
@@ -89,6 +90,8 @@ class SafetensorsFile:
 
     def read(self, name: str) -> np.ndarray:
         tensor = self.tensors[name]
+        if nbytes(tensor) > MAP_BYTES:
+            return np.memmap(self.path, tensor.dtype, "r", self._offsets[name], tensor.shape)
         flat = np.fromfile(self.path, tensor.dtype, math.prod(tensor.shape), offset=self._offsets[name])
         return flat.reshape(tensor.shape)
 

@@ -1,6 +1,6 @@
 """umT5 encoder: `TABLE` for `models_t5_umt5-xxl-enc-bf16.pth`, `HF_TABLE` for transformers' UMT5EncoderModel (diffusers)."""
 
-from .table import LINEAR, SAME, Rule
+from .table import LINEAR, SAME, Rule, Unused
 
 TABLE = (
     Rule("token_embedding.weight", "token_embedding", SAME),
@@ -30,4 +30,5 @@ HF_TABLE = (
     Rule("encoder.block.{i}.layer.1.DenseReluDense.wi_1.weight", "blocks.{i}.ffn.fc1.kernel", LINEAR),
     Rule("encoder.block.{i}.layer.1.DenseReluDense.wo.weight", "blocks.{i}.ffn.fc2.kernel", LINEAR),
     Rule("encoder.final_layer_norm.weight", "norm.scale", SAME),
+    Unused("encoder.embed_tokens.weight"),  # some releases of transformers write the tied embedding twice
 )

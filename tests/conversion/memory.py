@@ -15,6 +15,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import ml_dtypes
+import numpy as np
+
+from livetalk_jax.conversion.engine import nbytes
+from livetalk_jax.conversion.writers import FileWriter
+
 NAMES = Path(__file__).parents[1] / "names" / "soulx_flashtalk_14b_dit.json"
 BYTES = {"BF16": 2, "F32": 4}
 MEASURE = """
@@ -57,6 +64,21 @@ def write_hollow(folder: Path, *, blocks: int, shards: int, dtype: str = "BF16",
     return total
 
 
+def write_hollow_others(folder: Path) -> int:
+    """The VAE, text encoder and CLIP of Wan2.1 at full size; needs as much address space as the largest, but no memory."""
+    total = 0
+    for names, file, dtype in (
+        ("wan21_vae", "Wan2.1_VAE.pth", np.float32),
+        ("umt5_xxl_encoder", "models_t5_umt5-xxl-enc-bf16.pth", ml_dtypes.bfloat16),
+        ("clip_xlm_roberta_vit_h_14", "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth", np.float32),
+    ):
+        shapes = json.loads((NAMES.parent / f"{names}.json").read_text())
+        tensors = {name: jax.ShapeDtypeStruct(shape, dtype) for name, shape in shapes.items()}
+        FileWriter(folder / file, tensors)
+        total += sum(map(nbytes, tensors.values()))
+    return total
+
+
 def measure(source: Path, to: Path) -> int:
     """Peak resident set, in bytes, of importing `source` into `to`."""
     command = [sys.executable, "-c", MEASURE, "import", "--from", str(source), "--to", str(to)]
@@ -72,8 +94,11 @@ if __name__ == "__main__":
     parser.add_argument("--blocks", type=int, default=40)
     parser.add_argument("--shards", type=int, default=7)
     parser.add_argument("--dtype", choices=BYTES, default="BF16")
+    parser.add_argument("--others", action="store_true", help="VAE, text encoder and CLIP, too")
     options = parser.parse_args()
     total = write_hollow(options.folder / "published", blocks=options.blocks, shards=options.shards, dtype=options.dtype)
+    if options.others:
+        total += write_hollow_others(options.folder / "published")
     start = time.monotonic()
     peak = measure(options.folder / "published", options.folder / "ours")
     print(f"{total / 1e9:.2f} GB imported in {time.monotonic() - start:.0f} s, peak resident set {peak / 2**30:.2f} GiB")

@@ -154,5 +154,5 @@ def test_sizes_are_told_from_shapes_and_what_cannot_be_told_is_asked_for():
     stated = {"num_heads": 40, "dim": 5120}
     assert forms.configuration(entry, published, stated, None, [], {}) == (ModelConfig.wan_14b().dit, [])
     chosen = dataclasses.replace(ModelConfig.wan_14b().dit, num_heads=20)
-    _, (problem,) = forms.configuration(entry, published, stated, chosen, [], {})
-    assert problem == Problem("another configuration", "dit.num_heads", "40 in config.json, 20 in --config")
+    config, (problem,) = forms.configuration(entry, published, stated, chosen, [], {})
+    assert config is None and problem == Problem("another configuration", "dit.num_heads", "40 in config.json, 20 in --config")
