@@ -44,7 +44,7 @@ class Manifest:
         configurations: network ("dit", "vae", "text", "clip", "audio") → its configuration's fields.
         forms: network → form of published names that an export writes again (`livetalk_jax.conversion.layouts`).
         origin: where the numbers come from, for people.
-        tokenizer: folder of the prompt's tokenizer inside the checkpoint, or none.
+        tokenizer: folder of the prompt's tokenizer, or none; written relative to the checkpoint, whole from `read_manifest`.
     """
 
     configurations: dict[str, dict[str, Any]]
@@ -59,7 +59,11 @@ def read_manifest(path: str | os.PathLike) -> Manifest:
     Raises:
         CheckpointError: there is none that this program can read.
     """
-    path = Path(path)
+    manifest = _stored_manifest(Path(path))
+    return dataclasses.replace(manifest, tokenizer=manifest.tokenizer and str(Path(path) / manifest.tokenizer))
+
+
+def _stored_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}")
     try:
@@ -174,7 +178,7 @@ def save(
     Raises:
         CheckpointError: `path` exists, or `like` is not a checkpoint.
     """
-    base = read_manifest(like) if like else Manifest(configurations={}, forms={}, origin="", tokenizer=None)
+    base = _stored_manifest(Path(like)) if like else Manifest(configurations={}, forms={}, origin="", tokenizer=None)
     own = {name: dataclasses.asdict(configurations[name]) for name in networks}
     manifest = dataclasses.replace(base, configurations={**base.configurations, **own}, origin=origin)
     with Writer(path, manifest) as writer:

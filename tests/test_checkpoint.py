@@ -149,7 +149,12 @@ def test_a_trained_network_takes_the_rest_from_another_checkpoint(tmp_path):
     network = UMT5Encoder(CONFIG, rngs=nnx.Rngs(1))
     save(tmp_path / "second", {"text": network}, {"text": CONFIG}, origin="second", like=tmp_path / "first")
     manifest = read_manifest(tmp_path / "second")
-    assert manifest.origin == "second" and manifest.forms == {"vae": "wan"} and manifest.configurations["vae"] == {"dim": 1}
+    assert (
+        manifest.origin == "second"
+        and manifest.tokenizer == str(tmp_path / "second/files/t")
+        and manifest.forms == {"vae": "wan"}
+        and manifest.configurations["vae"] == {"dim": 1}
+    )
     assert manifest.configurations["text"] == json.loads(json.dumps(dataclasses.asdict(CONFIG)))
     assert (tmp_path / "second" / "files/t/t.json").read_text() == "{}"
     assert set(tensors(tmp_path / "second", "vae")) == {"a"} and set(tensors(tmp_path / "second", "text.unused")) == {"c"}
