@@ -1,12 +1,14 @@
 """Timesteps of the flow: σ = t / 1000, x_t = (1 − σ)·x0 + σ·ε."""
 
+from typing import Any
+
 import numpy as np
 
 NUM_TIMESTEPS = 1000
 
 
-def shift_timesteps(t: np.ndarray, shift: float) -> np.ndarray:
-    """t in [0, 1000] moved towards noise: with u = t / 1000, s·u / (1 + (s − 1)·u)."""
+def shift_timesteps(t: Any, shift: float) -> Any:
+    """t, a number or an array in [0, 1000] moved towards noise: with u = t / 1000, s·u / (1 + (s − 1)·u)."""
     u = t / NUM_TIMESTEPS
     return NUM_TIMESTEPS * shift * u / (1.0 + (shift - 1.0) * u)
 

@@ -44,15 +44,23 @@ def reference_condition(vae: VAE, portrait: jax.Array, geometry: Geometry, paral
     portrait: [B, 1, Y, X, 3] in [−1, 1].
     """
     blank = jnp.zeros((portrait.shape[0], geometry.frames - 1, *portrait.shape[2:]), portrait.dtype)
-    latents = vae.encode(jnp.concatenate([portrait, blank], axis=1), parallel=parallel)
+    return mark_reference(vae.encode(jnp.concatenate([portrait, blank], axis=1), parallel=parallel))
+
+
+def mark_reference(latents: jax.Array) -> jax.Array:
+    """Reference latents [B, T, H, W, 16] behind the mask that says which frame of them shows the portrait: [B, T, H, W, 20]."""
     mask = jnp.zeros((*latents.shape[:-1], MASK_CHANNELS), latents.dtype).at[:, 0].set(1.0)
     return jnp.concatenate([mask, latents], axis=-1)
 
 
 def first_motion(vae: VAE, portrait: jax.Array, geometry: Geometry, parallel: Parallel = ONE_DEVICE) -> Motion:
     """The portrait's latent as the only motion frame of the first chunk."""
-    latent = vae.encode(portrait, parallel=parallel)
-    rest = jnp.zeros((latent.shape[0], geometry.motion_latents - 1, *latent.shape[2:]), latent.dtype)
+    return portrait_motion(vae.encode(portrait, parallel=parallel), geometry.motion_latents)
+
+
+def portrait_motion(latent: jax.Array, motion_latents: int) -> Motion:
+    """`first_motion` of the portrait's latent [B, 1, H, W, 16]."""
+    rest = jnp.zeros((latent.shape[0], motion_latents - 1, *latent.shape[2:]), latent.dtype)
     return Motion(jnp.concatenate([latent, rest], axis=1), jnp.int32(1))
 
 

@@ -33,36 +33,31 @@ def network_dtype(name: str, dtype: str):
     return jnp.float32 if name == "audio" else jnp.dtype(dtype)
 
 
-def _build(model: ModelConfig, dtype: str, seed: int) -> dict[str, Any]:
+def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
+    """One untrained network of the five, with parameters of `dtype`; the same seed gives the same weights."""
     # XLA's own generator: threefry would be compiled anew for every shape of weight, which takes longer than all the rest.
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(_CLASSES))
-    return {
-        name: make(getattr(model, name), rngs=nnx.Rngs(key), dtype=network_dtype(name, dtype))
-        for (name, make), key in zip(_CLASSES.items(), keys, strict=True)
-    }
+    return _CLASSES[name](getattr(model, name), rngs=nnx.Rngs(keys[list(_CLASSES).index(name)]), dtype=dtype)
 
 
 def random_networks(model: ModelConfig, dtype: str, seed: int) -> Networks:
     """Untrained networks; the same seed gives the same weights."""
-    return Networks(**_build(model, dtype, seed))
+    return Networks(**{name: random_network(model, name, network_dtype(name, dtype), seed) for name in _CLASSES})
 
 
-def abstract_networks(model: ModelConfig, dtype: str) -> Networks:
-    """Shapes and dtypes without memory."""
-    return nnx.eval_shape(lambda: random_networks(model, dtype, 0))
+def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike) -> Any:
+    """One network of a checkpoint, cast to `dtype`.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, lacks the network, or holds one of another size.
+    """
+    graph, state = nnx.split(nnx.eval_shape(lambda: random_network(model, name, dtype, 0)), nnx.Param)
+    return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name)))
 
 
 def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike) -> Networks:
-    """The networks of a checkpoint, cast to the run's dtype.
-
-    Raises:
-        CheckpointError: the folder is no checkpoint, lacks a network, or holds one of another size.
-    """
-    networks = {}
-    for name, network in abstract_networks(model, dtype)._asdict().items():
-        graph, state = nnx.split(network, nnx.Param)
-        networks[name] = nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name)))
-    return Networks(**networks)
+    """The networks of a checkpoint, cast to the run's dtype; raises as `load_network`."""
+    return Networks(**{name: load_network(model, name, network_dtype(name, dtype), folder) for name in _CLASSES})
 
 
 # The one place for XLA's options. On an H200 conv3d is a fifth faster channels-last, and cuBLASLt ahead of Triton's matmuls, which

@@ -1,0 +1,136 @@
+"""Stage 1, latency-aware spatiotemporal adaptation: flow matching of the frames behind clean motion latents. Pure functions.
+
+Sources: the interpolation and the velocity are those of the published samplers (`diffusion.schedule`); the input is that of
+SoulX-FlashTalk (2512.23379, "Latent Input Formulation"): E(motion) clean, target noised, reference beside it. What the paper leaves
+open is in `config.FlowMatchingConfig`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from livetalk_jax.config import FlowMatchingConfig
+from livetalk_jax.diffusion.sampler import Motion, add_noise, with_motion
+from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps
+from livetalk_jax.stream.conditioning import portrait_motion
+
+
+def per_row(x: jax.Array) -> jax.Array:
+    """[B] -> [B, 1, 1, 1, 1], to stand beside latents."""
+    return x[:, None, None, None, None]
+
+
+def new_frames(motion: Motion, frames: int) -> jax.Array:
+    """1 on latent frames that are generated, 0 on those that `motion` gives: float32 [B or 1, T, 1, 1, 1]."""
+    known = jnp.atleast_1d(motion.known)
+    return (jnp.arange(frames) >= known[:, None]).astype(jnp.float32)[..., None, None, None]
+
+
+def masked_mean(x: jax.Array, mask: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+    """Mean over the elements of x that `mask` (which broadcasts to x) lets in; over `axes` with those kept, or over all."""
+    mask = jnp.broadcast_to(mask, x.shape)
+    keep = axes is not None
+    return jnp.sum(x * mask, axes, keepdims=keep) / jnp.sum(mask, axes, keepdims=keep)
+
+
+def draw_timesteps(key: jax.Array, rows: int, shift: float) -> jax.Array:
+    """t = 1000·shift(u), u uniform in (0, 1): float32 [rows]."""
+    return shift_timesteps(NUM_TIMESTEPS * jax.random.uniform(key, (rows,)), shift)
+
+
+def bell_weight(timestep: jax.Array, shift: float) -> jax.Array:
+    """Weight of a timestep by its distance from 500, with mean 1 over the shifted grid and 0 at its far end.
+
+    Source: `set_timesteps` in Self-Forcing's utils/scheduler.py.
+    """
+
+    def bell(t):
+        return jnp.exp(-2.0 * jnp.square((t - NUM_TIMESTEPS / 2) / NUM_TIMESTEPS))
+
+    grid = bell(shift_timesteps(np.linspace(NUM_TIMESTEPS, 0, NUM_TIMESTEPS + 1)[:-1], shift))
+    return (bell(timestep) - jnp.min(grid)) / jnp.mean(grid - jnp.min(grid))
+
+
+class Dropped(NamedTuple):
+    """Which rows are trained without a condition: bool [B] each."""
+
+    text: jax.Array
+    audio: jax.Array
+
+
+def drop_conditions(text: jax.Array, negative_text: jax.Array, windows: jax.Array, dropped: Dropped) -> tuple[jax.Array, jax.Array]:
+    """Text [B, L, C] becomes the negative prompt's [L, C], windows [B, P, F, window, layers, C] zeros, as guidance has them."""
+    text = jnp.where(dropped.text[:, None, None], negative_text.astype(text.dtype), text)
+    return text, jnp.where(dropped.audio.reshape(-1, *(1,) * (windows.ndim - 1)), jnp.zeros_like(windows), windows)
+
+
+def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array, motion_latents: int, cold_latent: str) -> Motion:
+    """What is known of a clip: its motion latents, or where `cold` ([B] bool) only one, as in a stream's first chunk.
+
+    Args:
+        latents: [B, T, H, W, 16] of the chunk.
+        portrait_latent: [B, 1, H, W, 16].
+        cold_latent: the one latent, "first_frame" of the clip or "portrait".
+    """
+    warm = latents[:, :motion_latents]
+    start = warm if cold_latent == "first_frame" else portrait_motion(portrait_latent, motion_latents).latents
+    return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, 1, motion_latents))
+
+
+def flow_matching_loss(
+    velocity: jax.Array, latents: jax.Array, noise: jax.Array, motion: Motion, weight: jax.Array, temporal_weight: float = 0.0
+) -> jax.Array:
+    """Mean of weight·(v − (ε − x0))² over the generated frames.
+
+    Args:
+        velocity, latents, noise: v, x0 and ε, [B, T, H, W, C].
+        motion: its frames are not in the mean.
+        weight: [B], of the timestep.
+        temporal_weight: of the same error of v's differences between frames, both of which are generated.
+    """
+    error = velocity - (noise - latents)
+    mask = new_frames(motion, latents.shape[1])
+    loss = masked_mean(per_row(weight) * jnp.square(error), mask)
+    if temporal_weight:
+        change = jnp.diff(error, axis=1)
+        loss += temporal_weight * masked_mean(per_row(weight) * jnp.square(change), mask[:, :-1])
+    return loss
+
+
+class Example(NamedTuple):
+    """One draw of everything that is random in stage 1.
+
+    Attributes:
+        noisy: x_t with clean motion latents, [B, T, H, W, C].
+        noise: ε.
+        timestep, weight: [B].
+        motion: what is known.
+        dropped: conditions left out.
+    """
+
+    noisy: jax.Array
+    noise: jax.Array
+    timestep: jax.Array
+    weight: jax.Array
+    motion: Motion
+    dropped: Dropped
+
+
+def draw_example(
+    key: jax.Array, latents: jax.Array, portrait_latent: jax.Array, motion_latents: int, config: FlowMatchingConfig
+) -> Example:
+    """Noise, timesteps, motion and dropped conditions for clips [B, T, H, W, 16]."""
+    rows = latents.shape[0]
+    keys = jax.random.split(key, 5)
+    timestep = draw_timesteps(keys[0], rows, config.timestep_shift)
+    noise = jax.random.normal(keys[1], latents.shape, latents.dtype)
+    cold, text, audio = (
+        jax.random.bernoulli(k, p, (rows,))
+        for k, p in zip(keys[2:], (config.cold_start, config.drop_text, config.drop_audio), strict=True)
+    )
+    motion = clip_motion(latents, portrait_latent, cold, motion_latents, config.cold_start_latent)
+    noisy = with_motion(add_noise(latents, noise, per_row(timestep) / NUM_TIMESTEPS), motion)
+    weight = jnp.ones(rows) if config.weighting == "uniform" else bell_weight(timestep, config.timestep_shift)
+    return Example(noisy, noise, timestep, weight, motion, Dropped(text, audio))

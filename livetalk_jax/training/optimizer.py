@@ -1,0 +1,51 @@
+"""AdamW as both stages use it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from livetalk_jax.config import OptimizerConfig
+
+
+class SecondMoment(NamedTuple):
+    """Updates so far, and the running mean of squared gradients."""
+
+    count: jax.Array
+    nu: optax.Updates
+
+
+def scale_by_second_moment(b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam with b1 = 0, whose first moment is the gradient itself: nothing of it is kept, 4 bytes a parameter less."""
+
+    def init(params):
+        return SecondMoment(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None):
+        del params
+        count = state.count + 1
+        nu = jax.tree.map(lambda g, nu: b2 * nu + (1.0 - b2) * jnp.square(g), updates, state.nu)
+        correction = 1.0 - b2 ** count.astype(jnp.float32)
+        return jax.tree.map(lambda g, nu: g / (jnp.sqrt(nu / correction) + eps), updates, nu), SecondMoment(count, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def learning_rate(config: OptimizerConfig) -> optax.Schedule:
+    """Constant behind a linear warm-up, whose first update already moves."""
+    return lambda count: config.learning_rate * jnp.minimum(1.0, (count + 1) / max(config.warmup_steps, 1))
+
+
+def adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip by the global norm, AdamW, and several batches an update where the configuration says so."""
+    second = scale_by_second_moment(config.b2, config.eps)
+    chain = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        second if config.b1 == 0.0 else optax.scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+        optax.scale_by_learning_rate(learning_rate(config)),
+    )
+    if config.accumulate == 1:
+        return chain
+    return optax.MultiSteps(chain, config.accumulate).gradient_transformation()

@@ -1,0 +1,138 @@
+"""What training changes: weights in float32, the optimiser's memory, and an average of the weights; and networks built from them.
+
+Weights are flat mappings, dotted path → array, as checkpoints have them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from livetalk_jax import checkpoint
+from livetalk_jax.config import LoRAConfig, OptimizerConfig, TrainConfig
+from livetalk_jax.models.dit import DiT
+from livetalk_jax.parallel.mesh import BATCH
+from livetalk_jax.stream.networks import random_network
+from livetalk_jax.training import lora
+from livetalk_jax.training.optimizer import adamw
+
+Weights = dict[str, jax.Array]
+SMALL = 2**14  # arrays of fewer numbers are whole on every device
+
+
+class Template:
+    """A network without its weights."""
+
+    def __init__(self, make: Callable[[], nnx.Module]):
+        self._graph, state = nnx.split(nnx.eval_shape(make), nnx.Param)
+        self._flat = nnx.to_flat_state(state)
+        self.shapes = {_dotted(key): variable.get_value() for key, variable in self._flat}
+
+    def state(self, values: Mapping[str, Any]) -> nnx.State:
+        return nnx.from_flat_state([(key, variable.replace(values[_dotted(key)])) for key, variable in self._flat])
+
+    def build(self, weights: Mapping[str, jax.Array]) -> Any:
+        """The network with these weights; it computes in the dtype that it was made with."""
+        return nnx.merge(self._graph, self.state(weights))
+
+
+def flatten(network: nnx.Module | nnx.State) -> Weights:
+    """A network's parameters by their dotted paths."""
+    return {_dotted(key): variable.get_value() for key, variable in nnx.to_flat_state(nnx.state(network, nnx.Param))}
+
+
+def _dotted(key: tuple) -> str:
+    return ".".join(map(str, key))
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where arrays of training lie on a mesh: rows of a batch on all of it, weights shared out over the axis "fsdp"."""
+
+    mesh: Mesh
+
+    @property
+    def rows(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(BATCH))
+
+    @property
+    def whole(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def weight(self, shape: tuple[int, ...]) -> NamedSharding:
+        """The longest axis that divides, shared out."""
+        devices = self.mesh.shape["fsdp"]
+        fitting = [axis for axis, size in enumerate(shape) if size % devices == 0]
+        if devices == 1 or not fitting or math.prod(shape) < SMALL:
+            return self.whole
+        chosen = max(fitting, key=lambda axis: shape[axis])
+        return NamedSharding(self.mesh, PartitionSpec(*(None,) * chosen, "fsdp"))
+
+    def place(self, tree: Any) -> Any:
+        """A tree of shapes and dtypes with shardings; optimiser states have the shapes of their weights."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.weight(x.shape)), tree)
+
+
+class Learner(NamedTuple):
+    """One network in training.
+
+    Attributes:
+        weights: float32; all of them, or LoRA's factors.
+        optimizer: what `optimizer.adamw` remembers.
+        average: of the weights, or empty.
+    """
+
+    weights: Weights
+    optimizer: Any
+    average: Weights
+
+    @property
+    def best(self) -> Weights:
+        """What samples and exports use."""
+        return self.average or self.weights
+
+
+def new_learner(weights: Weights, config: OptimizerConfig) -> Learner:
+    return Learner(weights, adamw(config).init(weights), jax.tree.map(jnp.copy, weights) if config.ema_decay else {})
+
+
+def learn(learner: Learner, gradients: Weights, config: OptimizerConfig) -> Learner:
+    """One update; with `accumulate`, one part of it."""
+    updates, optimizer = adamw(config).update(gradients, learner.optimizer, learner.weights)
+    weights = optax.apply_updates(learner.weights, updates)
+    # Where an update is still being gathered the average must not move.
+    moved = optimizer.mini_step == 0 if config.accumulate > 1 else True
+    keep = jnp.where(moved, config.ema_decay, 1.0)
+    average = jax.tree.map(lambda mean, w: keep * mean + (1.0 - keep) * w, learner.average, weights if learner.average else {})
+    return Learner(weights, optimizer, average)
+
+
+def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str) -> Weights:
+    """Weights to compute with: what is trained in the computation's dtype, or the frozen base with LoRA's changes."""
+    if config.rank:
+        return lora.merge(base, trained, config)
+    return {name: weight.astype(dtype) for name, weight in trained.items()}
+
+
+def starting_weights(config: TrainConfig, template: Template, placement: Placement, dtype: Any) -> Weights:
+    """The transformer that training starts from: of the configuration's checkpoint, or random; straight to where it belongs."""
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, dtype) for name, x in template.shapes.items()}
+    if config.checkpoint:
+        state = checkpoint.load_network(
+            config.checkpoint, "dit", template.state(shapes), config=config.model.dit,
+            sharding=lambda name: placement.weight(shapes[name].shape),
+        )  # fmt: skip
+        return flatten(state)
+    place = {name: placement.weight(x.shape) for name, x in shapes.items()}
+    return jax.jit(lambda: flatten(random_network(config.model, "dit", dtype, config.loop.seed)), out_shardings=place)()
+
+
+def transformer(config: TrainConfig) -> Template:
+    """The DiT of a run, which computes in the run's dtype whatever its weights are kept in."""
+    return Template(lambda: DiT(config.model.dit, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.runtime.dtype)))
