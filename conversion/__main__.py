@@ -171,10 +171,9 @@ def say(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m livetalk_jax.conversion", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+def run(arguments: list[str], program: str = "python -m livetalk_jax.conversion") -> int:
+    """Do what the arguments say; the exit code."""
+    parser = argparse.ArgumentParser(program, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("import", help="published files → a checkpoint of this program")
     command.add_argument(
@@ -207,5 +206,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def main(argv: list[str]) -> None:
+    """The command `livetalk convert`: the program's name, then its arguments."""
+    if code := run(argv[1:], argv[0]):
+        sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(sys.argv[1:]))

@@ -26,8 +26,8 @@ NAMES = Path(__file__).parents[1] / "names" / "soulx_flashtalk_14b_dit.json"
 BYTES = {"BF16": 2, "F32": 4}
 MEASURE = """
 import resource, sys
-from livetalk_jax.conversion.__main__ import main
-code = main(sys.argv[1:])
+from livetalk_jax.conversion.__main__ import run
+code = run(sys.argv[1:])
 print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 sys.exit(code)
 """

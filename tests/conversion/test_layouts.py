@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from livetalk_jax.checkpoint import load_network, read, read_manifest, save, tensors
 from livetalk_jax.conversion import engine, forms, sources, transfer
 from livetalk_jax.conversion.__main__ import main
+from livetalk_jax.conversion.__main__ import run as run_arguments
 from livetalk_jax.conversion.writers import FileWriter
 
 from . import published
@@ -33,7 +34,7 @@ def soulx(tmp_path_factory):
 
 
 def run(*arguments) -> int:
-    return main([str(argument) for argument in arguments])
+    return run_arguments([str(argument) for argument in arguments])
 
 
 def read_shards(folder: Path, stem: str = "diffusion_pytorch_model") -> Tensors:
@@ -335,6 +336,15 @@ def test_what_was_trained_here_is_exported_with_its_sizes(tmp_path, capsys):
     import transformers
 
     transformers.Wav2Vec2Model.from_pretrained(tmp_path / "back/chinese-wav2vec2-base")
+
+
+def test_exit_codes_of_the_command_line(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["livetalk convert", "inspect", "/nowhere"])
+    assert stopped.value.code == 2 and capsys.readouterr().err == "there is no file or folder /nowhere\n"
+    with pytest.raises(SystemExit) as stopped:
+        main(["livetalk convert", "import", "--from", "x"])
+    assert stopped.value.code == 2 and "usage: livetalk convert import" in capsys.readouterr().err
 
 
 def test_inspect(soulx, tmp_path, capsys):

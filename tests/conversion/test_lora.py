@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from livetalk_jax.conversion.__main__ import main
+from livetalk_jax.conversion.__main__ import run
 
 from . import published
 from .published import BF16, TINY
@@ -34,8 +34,8 @@ def merge(base, tmp_path, *files: dict[str, np.ndarray], scales=(0.5,)) -> dict[
     for i, (file, scale) in enumerate(zip(files, scales, strict=True)):
         save_file(file, tmp_path / f"lora{i}.safetensors")
         arguments += ["--lora", f"{tmp_path / f'lora{i}.safetensors'}:{scale}"]
-    assert main(["import", "--from", str(base), "--to", str(tmp_path / "ours"), *arguments]) == 0
-    assert main(["export", "--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
+    assert run(["import", "--from", str(base), "--to", str(tmp_path / "ours"), *arguments]) == 0
+    assert run(["export", "--from", str(tmp_path / "ours"), "--to", str(tmp_path / "back")]) == 0
     return load_file(tmp_path / "back/diffusion_pytorch_model.safetensors")
 
 
@@ -114,7 +114,7 @@ def test_what_does_not_fit_is_in_the_report(base, tmp_path, capsys):
     }
     save_file(lora, tmp_path / "lora.safetensors")
     arguments = ["import", "--from", str(folder), "--to", str(tmp_path / "ours"), "--lora"]
-    assert main([*arguments, f"{tmp_path / 'lora.safetensors'}:1"]) == 2
+    assert run([*arguments, f"{tmp_path / 'lora.safetensors'}:1"]) == 2
     report = capsys.readouterr().err
     assert "4 problems, nothing written" in report
     for name in list(lora)[:2]:
@@ -122,6 +122,6 @@ def test_what_does_not_fit_is_in_the_report(base, tmp_path, capsys):
     for name in ("blocks.0.ffn.0.bias", "blocks.0.ffn.2.weight"):
         assert f"LoRA does not fit the tensor: {name}" in report
     for value in (str(tmp_path / "lora.safetensors"), "lora.safetensors:much"):
-        assert main([*arguments, value]) == 2
+        assert run([*arguments, value]) == 2
         assert "must be FILE:SCALE" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
