@@ -109,14 +109,14 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def prepare_portrait(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scale a picture until it covers height × width (Pillow's bilinear filter), and cut the middle out.
 
     Args:
         image: uint8 [Y, X, 3].
 
     Returns:
-        float32 [height, width, 3] in [-1, 1].
+        uint8 [height, width, 3].
 
     Raises:
         ValueError: the picture is so elongated that hardly any of it would be left.
@@ -131,7 +131,12 @@ def prepare_portrait(image: np.ndarray, height: int, width: int) -> np.ndarray:
         raise ValueError(f"a picture of {columns}×{rows} is too elongated to fill {width}×{height}; crop it around the face")
     scaled = np.asarray(Image.fromarray(image).resize((scaled_columns, scaled_rows), Image.Resampling.BILINEAR))
     top, left = round((scaled_rows - height) / 2), round((scaled_columns - width) / 2)
-    return scaled[top : top + height, left : left + width].astype(np.float32) / 127.5 - 1
+    return scaled[top : top + height, left : left + width]
+
+
+def prepare_portrait(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """`cover` as the networks take it: float32 [height, width, 3] in [-1, 1]."""
+    return cover(image, height, width).astype(np.float32) / 127.5 - 1
 
 
 def nearest_bucket(image_size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -165,12 +170,27 @@ def contact_sheet(frames: np.ndarray, columns: int = 4, rows: int = 2, gap: int 
 # Sound and video in
 
 
-def _open_media(path: Path):
+def open_media(path: Path):
+    """The file as an open PyAV container.
+
+    Raises:
+        ValueError: FFmpeg does not know what it is.
+    """
     # "file:" keeps a colon in the name from being taken for a protocol; the whitelist keeps playlists from reaching the network.
     try:
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, UnicodeError) as error:
         raise ValueError(f"{path} is not sound or video that FFmpeg reads: {_reason(error)}") from error
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 [Y, X, 3] of a decoded frame, by the colour matrix it is tagged with (BT.601 without a tag)."""
+    # Both names are needed: some PyAV versions decode BT.709 as BT.601 when they are left to themselves.
+    return frame.to_ndarray(
+        format="rgb24",
+        src_colorspace="ITU709" if frame.colorspace == _BT709 else "ITU601",
+        dst_colorspace="ITU601" if frame.colorspace == _BT709 else "ITU709",
+    )
 
 
 def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
@@ -183,7 +203,7 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
         ValueError: it is not media, has no sound, is damaged or empty.
     """
     path = _existing_file(path)
-    with _open_media(path) as container:
+    with open_media(path) as container:
         return _decode_sound(path, container, sample_rate)
 
 
@@ -216,26 +236,18 @@ def read_video(path: str | os.PathLike) -> Video:
         ValueError: it is not media, has no picture stream, or is damaged.
     """
     path = _existing_file(path)
-    with _open_media(path) as container:
+    with open_media(path) as container:
         if not container.streams.video:
             raise ValueError(f"{path} has no picture stream")
         fps = container.streams.video[0].average_rate
         try:
-            frames = [
-                # Both names are needed: some PyAV versions decode BT.709 as BT.601 when they are left to themselves.
-                frame.to_ndarray(
-                    format="rgb24",
-                    src_colorspace="ITU709" if frame.colorspace == _BT709 else "ITU601",
-                    dst_colorspace="ITU601" if frame.colorspace == _BT709 else "ITU709",
-                )
-                for frame in container.decode(video=0)
-            ]
+            frames = [to_rgb(frame) for frame in container.decode(video=0)]
         except av.error.FFmpegError as error:
             raise ValueError(f"the pictures of {path} are damaged: {_reason(error)}") from error
     if not frames:
         raise ValueError(f"{path} has no frames")
     sound = None
-    with _open_media(path) as container:
+    with open_media(path) as container:
         if container.streams.audio:
             sample_rate = container.streams.audio[0].codec_context.sample_rate
             samples = _decode_sound(path, container, sample_rate)
