@@ -237,6 +237,24 @@ class RuntimeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How one model is spread over devices; see `parallel.plan`.
+
+    `devices`: how many are used, 0 for all that there are. `sequence` (Ulysses × ring) and `grid` (rows × columns of every frame) are
+    "auto" or such as "4x2". `data`: copies of the model; `fsdp`: devices that share one copy's weights. `head_groups`: pieces in
+    which heads are exchanged. `vae_split`: exact "halo" or the published "overlap".
+    """
+
+    devices: int = 1
+    sequence: str = "auto"
+    grid: str = "auto"
+    data: int = 1
+    fsdp: int = 1
+    head_groups: int = 1
+    vae_split: Literal["halo", "overlap"] = "halo"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """All that one run is told."""
 
@@ -244,9 +262,13 @@ class RunConfig:
     stream: StreamConfig
     sampler: SamplerConfig
     runtime: RuntimeConfig
+    parallel: ParallelConfig = ParallelConfig()
 
     def with_steps(self, steps: int) -> Self:
         return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, steps=steps))
+
+    def with_devices(self, devices: int) -> Self:
+        return dataclasses.replace(self, parallel=dataclasses.replace(self.parallel, devices=devices))
 
     @classmethod
     def from_config_dict(cls, config: ConfigDict) -> Self:

@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 from absl import flags as absl_flags
+from jax.sharding import Sharding
 from tqdm import tqdm
 
 from livetalk_jax import checkpoint, flags, media
@@ -14,7 +15,7 @@ from livetalk_jax.config import RunConfig
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
 from livetalk_jax.stream.networks import Networks, load_networks, random_networks
-from livetalk_jax.stream.session import Pipeline
+from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = """usage: livetalk generate --image P --audio A --out V.mp4 [--config tiny] [--checkpoint DIR] …
@@ -42,12 +43,12 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def networks_for(config: RunConfig, folder: str | None) -> Networks:
+def networks_for(config: RunConfig, folder: str | None, sharding: Sharding) -> Networks:
     """The checkpoint's networks, or untrained ones, which is said in one line."""
     if folder is not None:
-        return load_networks(config.model, config.runtime.dtype, folder)
+        return load_networks(config.model, config.runtime.dtype, folder, sharding)
     print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)
-    return random_networks(config.model, config.runtime.dtype, seed=0)
+    return random_networks(config.model, config.runtime.dtype, seed=0, sharding=sharding)
 
 
 def main(argv: list[str]) -> None:
@@ -74,6 +75,7 @@ def main(argv: list[str]) -> None:
     if len(speech) == 2:
         boxes = [parse_box(box) for box in values.box] if values.box else default_boxes(image.shape[:2])
         masks = person_masks(image.shape[:2], boxes, geometry)
+    where = layout(config, size)
     tokenizer = config.model.tokenizer
     if values.checkpoint is not None:
         tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
 
     started = time.perf_counter()
     tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
-    pipeline = Pipeline(networks_for(config, values.checkpoint), config, size, tokenize)
+    pipeline = Pipeline(networks_for(config, values.checkpoint, where.whole), config, size, tokenize)
     portrait = media.prepare_portrait(image, *size)
     session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
     pipeline.warm_up(session)

@@ -148,7 +148,7 @@ def test_everything_wrong_is_in_one_line():
     plain["model"]["tokenizer"] = {"name": "bytes"}
     plain["sampler"]["shift"] = "5"
     assert problems(ConfigDict(plain)).split("; ") == [
-        "unknown key config.steps (known: model, stream, sampler, runtime)",
+        "unknown key config.steps (known: model, stream, sampler, runtime, parallel)",
         "config.model.tokenizer must be str, not {'name': 'bytes'}",
         "missing key config.stream.fps",
         "config.sampler.shift must be float, not '5'",

@@ -19,11 +19,13 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.diffusion.sampler import noise_draws
-from livetalk_jax.stream.networks import compiled, random_networks
-from livetalk_jax.stream.session import Pipeline
+from livetalk_jax.parallel.layout import WHOLE
+from livetalk_jax.stream.chunk import denoise
+from livetalk_jax.stream.networks import Networks, random_networks
+from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
-USAGE = """usage: livetalk bench latency [--config soulx_14b] [--repeats 5] [--out FILE.json]
+USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json]
 
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
@@ -31,6 +33,7 @@ CHAIN = 4  # VAE calls in one program
 
 
 def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_integer("devices", None, "For --config.parallel.devices.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
@@ -46,8 +49,8 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def measure(pipeline: Pipeline, networks, repeats: int) -> dict[str, float]:
-    """Seconds a call of every stage."""
+def measure(pipeline: Pipeline, networks: Networks, repeats: int) -> dict[str, float]:
+    """Seconds a call of every stage, on all devices of the pipeline's plan."""
     geometry, stream, sampler = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler
     rng = np.random.default_rng(0)
     portrait = rng.uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
@@ -65,24 +68,33 @@ def measure(pipeline: Pipeline, networks, repeats: int) -> dict[str, float]:
 
     # A whole denoising loop is one program; audio keys and values are part of it, as they are of a chunk.
     shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
-    noise = jax.random.normal(jax.random.key(0), shape)
-    denoise = compiled(pipeline.denoise, networks.dit)
-    loop = median_seconds(lambda: denoise(session.conditions, windows, noise, session.motion), repeats)
-    seconds["DiT: one step"] = loop / sampler.steps
+    noise = rng.normal(size=shape).astype(np.float32)
+    parallel, (conditions, motion) = pipeline.parallel, pipeline.specs
+
+    def loop(dit, conditions, windows, noise, motion):
+        noise = parallel.take_spatial(noise, 3)
+        return denoise(dit, conditions, windows, noise, motion, sampler=sampler, parallel=parallel)
+
+    latents = conditions.reference
+    timed = pipeline.spread(loop, networks.dit, in_specs=(conditions, WHOLE, WHOLE, motion), out_specs=latents)
+    total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
+    seconds["DiT: one step"] = total / sampler.steps
 
     def chained(call):
         """The last of CHAIN calls, each on an input that hangs on the one before."""
 
         def run(vae, x):
+            x = parallel.take_spatial(x, 2)
             return jax.lax.scan(lambda x, _: (x + (jnp.mean(call(vae, x)) * 1e-6).astype(x.dtype), None), x, length=CHAIN)[0]
 
-        return compiled(run, networks.vae)
+        return pipeline.spread(run, networks.vae, in_specs=(WHOLE,), out_specs=latents)
 
-    decode, encode = chained(lambda vae, z: vae.decode(z)), chained(lambda vae, x: vae.encode(x))
+    decode = chained(lambda vae, z: vae.decode(z, parallel=parallel))
+    encode = chained(lambda vae, x: vae.encode(x, parallel=parallel))
     dtype = session.conditions.reference.dtype
-    latents = noise[0].astype(dtype)
-    video = jnp.asarray(rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)), dtype)
-    seconds[f"VAE: decode {stream.frames} frames"] = median_seconds(lambda: decode(latents), repeats) / CHAIN
+    z = np.asarray(noise[0], dtype)
+    video = rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)).astype(dtype)
+    seconds[f"VAE: decode {stream.frames} frames"] = median_seconds(lambda: decode(z), repeats) / CHAIN
     seconds[f"VAE: encode {stream.motion_frames} frames"] = median_seconds(lambda: encode(video), repeats) / CHAIN
 
     def chunks():
@@ -100,18 +112,24 @@ def main(argv: list[str]) -> None:
     out = None if values.out is None else Path(values.out)
     if out is not None and not out.parent.is_dir():
         raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if values.devices is not None:
+        config = config.with_devices(values.devices)
     size = config.stream.buckets[0]
-    networks = random_networks(config.model, config.runtime.dtype, seed=0)
+    where = layout(config, size)
+    networks = random_networks(config.model, config.runtime.dtype, seed=0, sharding=where.whole)
     pipeline = Pipeline(networks, config, size, load_tokenizer(config.model.tokenizer, config.model.dit.text_len))
     seconds = measure(pipeline, networks, values.repeats)
 
-    device = jax.devices()[0]
+    device = where.devices[0]
     memory = device.memory_stats() or {}
     chunk = next(s for name, s in seconds.items() if name.startswith("chunk"))
     result = {
         "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
         "date": datetime.date.today().isoformat(),
         "device": device.device_kind,
+        "devices": len(where.devices),
+        "plan": where.plan.name,
+        "plan explained": where.explain(),
         "jax": jax.__version__,
         "size": f"{size[1]}x{size[0]}",
         "dtype": config.runtime.dtype,
@@ -122,6 +140,7 @@ def main(argv: list[str]) -> None:
         "peak_bytes": memory.get("peak_bytes_in_use"),
         "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
     }
+    print(result["plan explained"])
     print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention")))
     for name, value in seconds.items():
         print(f"  {name:44}{1000 * value:10.1f} ms")

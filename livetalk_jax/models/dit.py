@@ -349,7 +349,7 @@ class DiT(nnx.Module):
             latents: [B, T, H, W, 16].
             condition: mask and reference latents [B, T, H, W, 20].
             timestep: [B] in [0, 1000].
-            rope: cos and sin of the tokens held here, `rotary_3d` [T·h·w, K/2].
+            rope: cos and sin of the tokens held here, `rotary_3d` [T·h·w, K/2] or [T, h, w, K/2].
             context, audio: from the methods of these names.
             masks: with two persons, person 1, person 2 and background [3, h·w] of the whole token picture, 1 inside.
             parallel: where devices talk.
@@ -361,12 +361,13 @@ class DiT(nnx.Module):
         grid = token_grid(latents)
         x = jnp.concatenate([latents.astype(self.dtype), condition.astype(self.dtype)], axis=-1)
         x = self.patch_embedding(patchify(x))
+        cos, sin = (table.reshape(-1, table.shape[-1]) for table in rope)
         time = self.time_embedding(sinusoids(timestep, self.config.freq_dim))
         modulation = self.time_projection(jax.nn.silu(time)).reshape(time.shape[0], 6, -1)
 
         def run(block: Block, x, layer):
             context, audio = layer
-            return block(x, modulation, rope, context, audio, masks, grid, parallel)
+            return block(x, modulation, (cos, sin), context, audio, masks, grid, parallel)
 
         x = self.blocks(run, x, list(zip(context, audio, strict=True)), execution)
         return unpatchify(self.head(x, time), grid)

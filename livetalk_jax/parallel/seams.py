@@ -28,13 +28,16 @@ class Parallel:
         attend_local: attention whose keys and values are whole on every device (text, image, audio). Same shapes, any key length.
         pad_spatial: (x, axis, low, high) pads rows or columns of x by what the neighbours hold, zeros at the picture's edge.
         gather_spatial: [B, rows, columns, ...] held here -> the whole picture.
-        mean, max, min: reduction over the given axes and, for rows and columns, over the devices that hold the rest.
+        take_spatial: (x, axis) the part held here of x, which is whole, with rows at `axis` and columns behind them.
+        mean: of a video [B, F, Y, X, C] over axes (2, 3), the whole picture's rows and columns.
+        max, min: of tokens [B, N, C] over axis 1, all tokens.
     """
 
     attend: Callable[..., jax.Array] = attention
     attend_local: Callable[..., jax.Array] = attention
     pad_spatial: Callable[[jax.Array, int, int, int], jax.Array] = _pad_zeros
     gather_spatial: Callable[[jax.Array], jax.Array] = lambda x: x
+    take_spatial: Callable[[jax.Array, int], jax.Array] = lambda x, axis: x
     mean: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.mean(x, axes, keepdims=True)
     max: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.max(x, axes, keepdims=True)
     min: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.min(x, axes, keepdims=True)

@@ -1,5 +1,6 @@
 """What a session knows before anybody speaks: portrait, prompt, rotary tables and the persons' places."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from livetalk_jax.models.clip_vision import CLIPVision
 from livetalk_jax.models.dit import ContextKV, DiT
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 from livetalk_jax.shapes import PATCH, VAE_STRIDE, Geometry
 from livetalk_jax.stream.color import LabStatistics, lab_statistics
@@ -26,7 +28,7 @@ class Conditions(NamedTuple):
         reference: mask and reference latents [B, T, H, W, 20].
         context, negative: keys and values of prompt and portrait, and of the negative prompt (None without text guidance).
         color: Lab statistics of the portrait.
-        rope: cos and sin [N, K/2].
+        rope: cos and sin [T, h, w, K/2].
         masks: with two persons [3, h·w], else None.
     """
 
@@ -75,24 +77,34 @@ def prepare(
     geometry: Geometry,
     parallel: Parallel = ONE_DEVICE,
 ) -> tuple[Conditions, Motion]:
-    """Conditions and first motion of a session.
+    """Conditions and first motion of a session, of the rows and columns that `parallel` holds here.
 
     Args:
-        portrait: [B, 1, Y, X, 3] in [−1, 1].
+        portrait: [B, 1, Y, X, 3] in [−1, 1], whole.
         text, negative_text: umT5 states [B, L, C], zero where there is no token.
         masks: `person_masks`, for two persons.
     """
     image = clip(portrait[:, 0], parallel=parallel)
-    cos, sin = rotary_3d(geometry.token_grid, dit.config.head_dim)
+    portrait = parallel.take_spatial(portrait, 2)
+    cos, sin = (
+        parallel.take_spatial(jnp.asarray(table).reshape(*geometry.token_grid, -1), 1)
+        for table in rotary_3d(geometry.token_grid, dit.config.head_dim)
+    )
     conditions = Conditions(
         reference=reference_condition(vae, portrait, geometry, parallel),
         context=dit.context(text, image),
         negative=None if negative_text is None else dit.context(negative_text, image),
         color=lab_statistics(portrait, parallel),
-        rope=(jnp.asarray(cos), jnp.asarray(sin)),
+        rope=(cos, sin),
         masks=masks,
     )
     return conditions, first_motion(vae, portrait, geometry, parallel)
+
+
+def specs(layout: Layout) -> tuple[Conditions, Motion]:
+    """How the results of `prepare` lie on a layout's devices."""
+    conditions = Conditions(reference=layout.cut(2), context=WHOLE, negative=WHOLE, color=WHOLE, rope=layout.cut(1), masks=WHOLE)  # type: ignore[arg-type]
+    return conditions, Motion(layout.cut(2), WHOLE)  # type: ignore[arg-type]
 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the image as given
@@ -120,12 +132,13 @@ def person_masks(image_size: tuple[int, int], boxes: Sequence[Box], geometry: Ge
         raise ValueError(f"two persons need two boxes, not {len(boxes)}")
     rows, columns = image_size
     scale = max(geometry.height / rows, geometry.width / columns)
-    cell_y, cell_x = VAE_STRIDE[1] * PATCH[1], VAE_STRIDE[2] * PATCH[2]
+    scaled_rows, scaled_columns = math.ceil(scale * rows), math.ceil(scale * columns)
+    top, left = round((scaled_rows - geometry.height) / 2), round((scaled_columns - geometry.width) / 2)
     _, h, w = geometry.token_grid
-    top = round((np.ceil(rows * scale) - geometry.height) / 2)
-    left = round((np.ceil(columns * scale) - geometry.width) / 2)
-    y = (np.arange(h) * cell_y + top) / scale
-    x = (np.arange(w) * cell_x + left) / scale
+    cell_y, cell_x = VAE_STRIDE[1] * PATCH[1], VAE_STRIDE[2] * PATCH[2]
+    # The pixel of the image that each token's first pixel comes from, in float32 like torch's nearest neighbours.
+    y = np.floor((np.arange(h) * cell_y + top) * (np.float32(rows) / np.float32(scaled_rows)))
+    x = np.floor((np.arange(w) * cell_x + left) * (np.float32(columns) / np.float32(scaled_columns)))
     masks = []
     for number, (x0, y0, x1, y1) in enumerate(boxes, 1):
         if not (0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Sharding
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import ModelConfig
@@ -40,24 +41,25 @@ def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
     return _CLASSES[name](getattr(model, name), rngs=nnx.Rngs(keys[list(_CLASSES).index(name)]), dtype=dtype)
 
 
-def random_networks(model: ModelConfig, dtype: str, seed: int) -> Networks:
-    """Untrained networks; the same seed gives the same weights."""
-    return Networks(**{name: random_network(model, name, network_dtype(name, dtype), seed) for name in _CLASSES})
+def random_networks(model: ModelConfig, dtype: str, seed: int, sharding: Sharding | None = None) -> Networks:
+    """Untrained networks, each moved to where `sharding` says (the default device); the same seed gives the same weights."""
+    made = ((name, random_network(model, name, network_dtype(name, dtype), seed)) for name in _CLASSES)
+    return Networks(**{name: jax.device_put(network, sharding, donate=True) if sharding else network for name, network in made})
 
 
-def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike) -> Any:
-    """One network of a checkpoint, cast to `dtype`.
+def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, sharding: Sharding | None = None) -> Any:
+    """One network of a checkpoint, cast to `dtype` and read straight to where `sharding` says (the default device).
 
     Raises:
         CheckpointError: the folder is no checkpoint, lacks the network, or holds one of another size.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: random_network(model, name, dtype, 0)), nnx.Param)
-    return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name)))
+    return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name), sharding=sharding))
 
 
-def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike) -> Networks:
-    """The networks of a checkpoint, cast to the run's dtype; raises as `load_network`."""
-    return Networks(**{name: load_network(model, name, network_dtype(name, dtype), folder) for name in _CLASSES})
+def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike, sharding: Sharding | None = None) -> Networks:
+    """The networks of a checkpoint, cast to the run's dtype; arguments and errors as of `load_network`."""
+    return Networks(**{name: load_network(model, name, network_dtype(name, dtype), folder, sharding) for name in _CLASSES})
 
 
 # The one place for XLA's options. On an H200 conv3d is a fifth faster channels-last, and cuBLASLt ahead of Triton's matmuls, which

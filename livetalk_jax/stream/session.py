@@ -2,41 +2,74 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from livetalk_jax.config import RunConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.wav2vec2 import normalize_waveform
-from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.parallel.layout import WHOLE, Layout
+from livetalk_jax.parallel.mesh import choose_devices, per_host
+from livetalk_jax.parallel.plan import make_plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream import conditioning
 from livetalk_jax.stream.audio import SpeechBuffer, chunk_slices, normalize_loudness, video_frames, windows
-from livetalk_jax.stream.chunk import denoise, draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
 from livetalk_jax.stream.networks import Networks, compiled
 from livetalk_jax.tokenizer import Tokenize
 
 logger = logging.getLogger(__name__)
 
 
+def layout(config: RunConfig, size: tuple[int, int], devices: Sequence[jax.Device] | None = None) -> Layout:
+    """Where one video of (height, width) pixels runs; arguments as of `Pipeline`.
+
+    Raises:
+        ValueError: the plan cannot work; the line names the nearest that can.
+    """
+    parallel, stream = config.parallel, config.stream
+    if devices is None:
+        devices = choose_devices(parallel.devices)
+    _, h, w = Geometry(*size, stream.frames, stream.motion_frames).token_grid
+    plan = make_plan(
+        len(devices), config.model.dit.num_heads, (h, w), sequence=parallel.sequence, grid=parallel.grid, data=parallel.data,
+        fsdp=parallel.fsdp, head_groups=parallel.head_groups, vae_split=parallel.vae_split, per_host=per_host(devices),
+    )  # fmt: skip
+    if plan.data > 1 or plan.fsdp > 1:
+        raise ValueError(
+            f"a stream is one video: parallel.data {plan.data} and parallel.fsdp {plan.fsdp} must be 1 (they are for training)"
+        )
+    return Layout(plan, config.model.dit.num_heads, (h, w), tuple(devices))
+
+
 class Pipeline:
     """Networks compiled for one picture size; any number of sessions share it.
 
     Args:
-        networks: the five networks.
+        networks: the five networks, wherever they are; best where `layout(...).whole` says, which saves a copy.
         config: of the run.
         size: (height, width) of the video, one of the configuration's buckets.
         tokenize: prompts to (ids, mask).
+        devices: those to run on, process by process; by default the first `config.parallel.devices` of all.
 
     Raises:
-        ValueError: sizes that do not fit the networks.
+        ValueError: sizes that do not fit the networks, or a parallel plan that cannot work.
     """
 
-    def __init__(self, networks: Networks, config: RunConfig, size: tuple[int, int], tokenize: Tokenize):
+    def __init__(
+        self,
+        networks: Networks,
+        config: RunConfig,
+        size: tuple[int, int],
+        tokenize: Tokenize,
+        devices: Sequence[jax.Device] | None = None,
+    ):
         stream, sampler = config.stream, config.sampler
         self.config = config
         self.geometry = Geometry(*size, stream.frames, stream.motion_frames)
@@ -44,15 +77,20 @@ class Pipeline:
         self._dtype = networks.dit.dtype
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
         logger.info("attention: %s", self.attention)
-        parallel = Parallel(attend=attend, attend_local=attend)
+        self.layout = layout(config, size, devices)
+        logger.info("plan: %s", self.layout.explain())
+        networks = jax.device_put(networks, self.layout.whole)
+        self.parallel = parallel = self.layout.parallel(attend)
+        self.specs = conditioning.specs(self.layout)
 
         def chunk(dit, vae, conditions, features, key, number, motion):
             shape = (noise_draws(sampler.method, sampler.steps), 1, *self.geometry.latent_grid, networks.dit.config.out_channels)
+            noise = parallel.take_spatial(draw_noise(key, number, shape), 3)
             frames, motion = generate_chunk(
-                dit, vae, conditions, features, draw_noise(key, number, shape), motion,
+                dit, vae, conditions, features, noise, motion,
                 sampler=sampler, motion_frames=stream.motion_frames, color_strength=stream.color_strength, parallel=parallel,
             )  # fmt: skip
-            return to_uint8(frames[0]), motion
+            return parallel.gather_spatial(to_uint8(frames[0])), motion
 
         def audio_windows(audio, waveforms, *, last: int | None):
             """Windows of the last frames (None: of all): [P, samples] -> [1, P, F, 5, layers, C]."""
@@ -64,12 +102,25 @@ class Pipeline:
         def prepare(dit, vae, clip, portrait, text, negative, masks):
             return conditioning.prepare(dit, vae, clip, portrait, text, negative, masks, self.geometry, parallel)
 
-        self.denoise = functools.partial(denoise, sampler=sampler, parallel=parallel)
-        self.chunk = compiled(chunk, networks.dit, networks.vae)
+        conditions, motion = self.specs
+        self.chunk = self.spread(
+            chunk, networks.dit, networks.vae,
+            in_specs=(conditions, WHOLE, WHOLE, WHOLE, motion), out_specs=(WHOLE, motion),
+        )  # fmt: skip
         self.chunk_windows = compiled(functools.partial(audio_windows, last=stream.frames), networks.audio)
         self.all_windows = compiled(functools.partial(audio_windows, last=None), networks.audio)
-        self._prepare = compiled(prepare, networks.dit, networks.vae, networks.clip)
+        self._prepare = self.spread(
+            prepare, networks.dit, networks.vae, networks.clip, in_specs=(WHOLE,) * 4, out_specs=(conditions, motion)
+        )
         self._encode_text = compiled(lambda text, ids, mask: text(ids, mask) * mask[..., None], networks.text)
+
+    def spread(self, fn: Callable, *networks: nnx.Module, in_specs: Sequence, out_specs: Any) -> compiled:
+        """`fn(*networks, *args)` as one program on all devices of the layout, each with its part of the arguments and results.
+
+        in_specs: of `args`; out_specs: of the results (`Layout.spread`). The weights are whole everywhere.
+        """
+        specs = (*(WHOLE for _ in networks), *in_specs)
+        return compiled(self.layout.spread(fn, specs, out_specs), *networks)
 
     def start(
         self, portrait: np.ndarray, *, prompt: str | None = None, masks: np.ndarray | None = None, seed: int = 0
@@ -86,7 +137,7 @@ class Pipeline:
         prompts = [sampler.prompt if prompt is None else prompt, sampler.negative_prompt]
         text, negative = jnp.split(self._encode_text(*self.tokenize(prompts)), 2)
         guided = sampler.text_guidance != 1.0
-        pixels = jnp.asarray(portrait, self._dtype)[None, None]
+        pixels = np.asarray(portrait, self._dtype)[None, None]
         conditions, motion = self._prepare(pixels, text, negative if guided else None, masks)
         return Session(self, conditions, motion, persons=1 if masks is None else 2, seed=seed)
 
@@ -110,7 +161,7 @@ class Session:
         self.pipeline = pipeline
         self.persons = persons
         self.conditions, self.motion = conditions, motion
-        self._key = jax.random.key(seed)
+        self._key = jax.device_put(jax.random.key(seed), pipeline.layout.whole)
         self._chunks = 0
         self._buffers = [SpeechBuffer(stream.audio_context_seconds, stream.sample_rate) for _ in range(persons)]
 

@@ -1,0 +1,86 @@
+"""A plan laid over devices for one picture: what `stream` needs to run the networks on it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+from livetalk_jax.parallel.mesh import Axes, axes, make_mesh
+from livetalk_jax.parallel.plan import Pair, Plan
+from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.parallel.sequence import SequenceAttention
+from livetalk_jax.parallel.spatial import Picture, Side
+
+WHOLE = PartitionSpec()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Who holds what.
+
+    Attributes:
+        plan: for these devices.
+        heads: of the model's self-attention.
+        token_grid: (h, w) of the true picture.
+        devices: as many as the plan has; process by process.
+    """
+
+    plan: Plan
+    heads: int
+    token_grid: Pair
+    devices: tuple[jax.Device, ...]
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return make_mesh(self.plan, self.devices)
+
+    @functools.cached_property
+    def axes(self) -> Axes:
+        return axes(self.plan)
+
+    @functools.cached_property
+    def picture(self) -> Picture:
+        rows = Side(self.axes.rows, self.plan.rows, self.token_grid[0])
+        columns = Side(self.axes.columns, self.plan.columns, self.token_grid[1])
+        return Picture(rows, columns, self.axes.model)
+
+    def explain(self) -> str:
+        """One line for people."""
+        return self.plan.explain(self.heads, self.token_grid)
+
+    def parallel(self, kernel: Callable[..., jax.Array]) -> Parallel:
+        """The seams that networks run with inside `spread`; `kernel` is the attention of one device."""
+        if self.plan.model_devices == 1:
+            return Parallel(attend=kernel, attend_local=kernel)
+        picture = self.picture
+        return Parallel(
+            attend=SequenceAttention(kernel, self.plan, self.token_grid, self.axes.ulysses, self.axes.ring),
+            attend_local=kernel,
+            pad_spatial=picture.pad,
+            gather_spatial=picture.gather,
+            take_spatial=picture.take,
+            mean=picture.mean,
+            max=picture.max,
+            min=picture.min,
+        )
+
+    @property
+    def whole(self) -> Sharding:
+        """Where arrays live that every device holds."""
+        if self.plan.devices == 1:
+            return SingleDeviceSharding(self.devices[0])
+        return NamedSharding(self.mesh, WHOLE)
+
+    def cut(self, axis: int) -> PartitionSpec:
+        """Of arrays with picture rows at `axis` and columns behind them."""
+        return PartitionSpec(*(None,) * axis, self.axes.rows or None, self.axes.columns or None)
+
+    def spread(self, fn: Callable[..., Any], in_specs: Sequence[Any], out_specs: Any) -> Callable[..., Any]:
+        """`fn` on every device with the part that it holds; specs are `WHOLE`, `cut(axis)` or trees of these."""
+        if self.plan.devices == 1:
+            return fn
+        # What leaves as WHOLE is equal on all devices by construction, which types cannot follow through gathers.
+        return jax.shard_map(fn, mesh=self.mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=False)
