@@ -26,7 +26,7 @@ from livetalk_jax.config import ModelConfig, RunConfig
 
 from . import layouts, transfer
 from .engine import ConversionError, HasShape, nbytes
-from .forms import NETWORKS
+from .sizes import NETWORKS
 
 
 def known_models() -> dict[str, ModelConfig]:

@@ -13,8 +13,9 @@ from typing import Any
 
 from . import forms
 from .engine import ConversionError, Plan, Problem, make_plan
-from .forms import AUDIO_MODULES, NETWORKS, Form, abstract_parameters
+from .forms import AUDIO_MODULES, Form, abstract_parameters
 from .lora import WithLoRA, aliases
+from .sizes import NETWORKS
 from .sources import Merged, Source, open_file
 
 AUDIO_FOLDER = "chinese-wav2vec2-base"

@@ -15,8 +15,9 @@ from livetalk_jax.checkpoint import CheckpointError, Manifest
 
 from . import forms
 from .engine import ConversionError, HasShape, Step, nbytes, published_shapes, steps
-from .forms import AUDIO_MODULES, NETWORKS
+from .forms import AUDIO_MODULES
 from .layouts import AUDIO_FOLDER, SHARD, Job, Published
+from .sizes import NETWORKS
 from .writers import FileWriter
 
 SHARD_BYTES = 10 << 30

@@ -11,6 +11,7 @@ from flax import nnx
 from livetalk_jax.config import ModelConfig
 from livetalk_jax.conversion import forms
 from livetalk_jax.conversion.engine import ConversionError, Problem, load, make_plan, parameters, unload
+from livetalk_jax.conversion.sizes import NETWORKS
 from livetalk_jax.conversion.table import LINEAR, SAME, Rule, Unused, concat, drop
 from livetalk_jax.nn.layers import Linear
 
@@ -134,7 +135,7 @@ def test_every_published_tensor_is_accounted_for_at_full_size(network, form, fil
         published = {
             name: tensor for name, tensor in published.items() if not name.startswith("blocks.") or name.startswith(prefix)
         }
-    ours = parameters(nnx.eval_shape(lambda: forms.NETWORKS[network].make(few, rngs=nnx.Rngs(0))))
+    ours = parameters(nnx.eval_shape(lambda: NETWORKS[network].make(few, rngs=nnx.Rngs(0))))
     plan = make_plan(entry.table(few), ours, published)
     assert len(plan.steps) == len(ours)
     assert {name for step in plan.steps for name in step.names} | set(plan.unused) == set(published)

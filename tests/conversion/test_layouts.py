@@ -14,6 +14,7 @@ from livetalk_jax.checkpoint import load_network, read, read_manifest, save, ten
 from livetalk_jax.conversion import engine, forms, sources, transfer
 from livetalk_jax.conversion.__main__ import main
 from livetalk_jax.conversion.__main__ import run as run_arguments
+from livetalk_jax.conversion.sizes import NETWORKS
 from livetalk_jax.conversion.writers import FileWriter
 
 from . import published
@@ -51,7 +52,7 @@ def read_shards(folder: Path, stem: str = "diffusion_pytorch_model") -> Tensors:
 
 
 def abstract(name: str, dtype=jnp.bfloat16) -> nnx.Module:
-    return nnx.eval_shape(lambda: forms.NETWORKS[name].make(getattr(TINY, name), rngs=nnx.Rngs(0), dtype=dtype))
+    return nnx.eval_shape(lambda: NETWORKS[name].make(getattr(TINY, name), rngs=nnx.Rngs(0), dtype=dtype))
 
 
 def copy(source: Path, to: Path) -> Path:
@@ -122,6 +123,24 @@ def test_plain_wan_says_which_file_is_missing(tmp_path, capsys):
     save_file({"audio_proj.proj1.bias": dit["audio_proj.proj1.bias"]}, tmp_path / "audio.safetensors")
     assert run("import", "--from", tmp_path / "audio.safetensors", "--to", tmp_path / "ours") == 2
     assert "missing network: what InfiniteTalk's audio weights belong to: dit" in capsys.readouterr().err
+
+
+def test_one_network_in_two_places_is_an_error(soulx, tmp_path, capsys):
+    folder, files, _ = soulx
+    audio = {name: array for name, array in files["dit"].items() if forms.AUDIO_MODULES.fullmatch(name)}
+    for which in ("single", "multi"):
+        (tmp_path / which).mkdir()
+        save_file(audio, tmp_path / which / "infinitetalk.safetensors")
+    shutil.copy(folder / "soulx/Wan2.1_VAE.pth", tmp_path / "vae.pth")
+    sources = ["--from", folder / "soulx", "--from", tmp_path]
+    assert run("import", *sources, "--to", tmp_path / "ours") == 2
+    report = capsys.readouterr().err
+    assert "2 problems, nothing written" in report
+    assert (
+        f"two sources for the network: vae ({folder / 'soulx/Wan2.1_VAE.pth'} and {tmp_path / 'vae.pth'}; give one of them)"
+        in report
+    )
+    assert f"{tmp_path / 'single/infinitetalk.safetensors'} and {tmp_path / 'multi/infinitetalk.safetensors'}" in report
 
 
 def test_later_audio_weights_win_and_it_is_said(soulx, tmp_path, capsys):
