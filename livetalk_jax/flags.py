@@ -10,11 +10,14 @@ import sys
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar, overload
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from livetalk_jax.config import RunConfig
+
+T = TypeVar("T")
 
 
 class UsageError(ValueError):
@@ -37,13 +40,24 @@ def config_path(value: str) -> str:
     return name + colon + argument
 
 
-def parse(define: Callable[[flags.FlagValues], None], argv: list[str], usage: str) -> tuple[flags.FlagValues, RunConfig]:
+@overload
+def parse(define: Callable[[flags.FlagValues], None], argv: list[str], usage: str) -> tuple[flags.FlagValues, RunConfig]: ...
+
+
+@overload
+def parse(
+    define: Callable[[flags.FlagValues], None], argv: list[str], usage: str, build: Callable[[ConfigDict], T]
+) -> tuple[flags.FlagValues, T]: ...
+
+
+def parse(define, argv, usage, build=RunConfig.from_config_dict):
     """Flags and configuration of a command.
 
     Args:
         define: adds the command's own flags to the given FlagValues.
         argv: the command's name, then its arguments.
         usage: the first line of the help.
+        build: makes the configuration of the file's ConfigDict.
 
     Raises:
         UsageError: unknown flags or keys, values that do not fit, arguments that are no flags.
@@ -63,7 +77,7 @@ def parse(define: Callable[[flags.FlagValues], None], argv: list[str], usage: st
         rest = values(argv)[1:]
         if rest:
             raise UsageError(f"{rest[0]!r} is not a flag; see {argv[0]} --help")
-        return values, RunConfig.from_config_dict(values.config)
+        return values, build(values.config)
     except UsageError:
         raise
     except (flags.Error, OSError, ValueError, TypeError, AttributeError, LookupError) as error:
