@@ -196,8 +196,10 @@ def make_plan(
         raise ValueError(f"{devices} devices cannot be split into data {data} × fsdp {fsdp} × (devices of one video)")
     model = devices // copies
     wanted_sequence, wanted_grid = parse_pair(sequence, "parallel.sequence"), parse_pair(grid, "parallel.grid")
-    extra = {"data": data, "fsdp": fsdp, "head_groups": head_groups, "vae_split": vae_split}
-    valid = [dataclasses.replace(plan, **extra) for plan in valid_plans(model, heads, token_grid, per_host=per_host)]
+    valid = [
+        dataclasses.replace(plan, data=data, fsdp=fsdp, head_groups=head_groups, vae_split=vae_split)
+        for plan in valid_plans(model, heads, token_grid, per_host=per_host)
+    ]
     fitting = [
         plan
         for plan in valid

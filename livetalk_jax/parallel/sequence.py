@@ -125,19 +125,18 @@ class SequenceAttention:
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, order: Tails) -> jax.Array:
         if self.plan.ring == 1:
-            length = int(order.lengths[0])
-            return self.kernel(q, k, v, key_length=None if length == k.shape[1] else length)
+            only = int(order.lengths[0])
+            return self.kernel(q, k, v, key_length=None if only == k.shape[1] else only)
         size = self.plan.ring
         whole = bool((order.lengths == k.shape[1]).all())
         here, lengths = jax.lax.axis_index(self.ring), jnp.asarray(order.lengths)
         onward = [(i, (i + 1) % size) for i in range(size)]
-        merged = None
+        blocks = []
         for step in range(size):
             # The next block travels while this one is computed.
             following = jax.lax.ppermute((k, v), self.ring, onward) if step + 1 < size else (k, v)
             length = None if whole else lengths[(here - step) % size]
             out, lse = self.kernel(q, k, v, key_length=length, return_lse=True)
-            block = (out.astype(jnp.float32), lse)
-            merged = block if merged is None else merge(merged, block)
+            blocks.append((out.astype(jnp.float32), lse))
             k, v = following
-        return merged[0].astype(q.dtype)
+        return functools.reduce(merge, blocks)[0].astype(q.dtype)
