@@ -30,10 +30,10 @@ from .sizes import NETWORKS
 
 
 def known_models() -> dict[str, ModelConfig]:
-    """Name of a file in configs/ → its networks' sizes."""
+    """Name of a file in configs/ → its networks' sizes; those of training, which name a stage, train the same networks."""
     names = sorted(module.name for module in pkgutil.iter_modules(configs.__path__))
-    modules = {name: importlib.import_module(f"{configs.__name__}.{name}") for name in names}
-    return {name: RunConfig.from_config_dict(module.get_config()).model for name, module in modules.items()}
+    files = {name: importlib.import_module(f"{configs.__name__}.{name}").get_config() for name in names}
+    return {name: RunConfig.from_config_dict(file).model for name, file in files.items() if "stage" not in file}
 
 
 def import_(options: argparse.Namespace) -> None:
