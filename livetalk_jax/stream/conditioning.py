@@ -137,8 +137,8 @@ def person_masks(image_size: tuple[int, int], boxes: Sequence[Box], geometry: Ge
     _, h, w = geometry.token_grid
     cell_y, cell_x = VAE_STRIDE[1] * PATCH[1], VAE_STRIDE[2] * PATCH[2]
     # The pixel of the image that each token's first pixel comes from, in float32 like torch's nearest neighbours.
-    y = np.floor((np.arange(h) * cell_y + top) * (np.float32(rows) / np.float32(scaled_rows)))
-    x = np.floor((np.arange(w) * cell_x + left) * (np.float32(columns) / np.float32(scaled_columns)))
+    y = np.floor(np.float32(np.arange(h) * cell_y + top) * (np.float32(rows) / np.float32(scaled_rows)))
+    x = np.floor(np.float32(np.arange(w) * cell_x + left) * (np.float32(columns) / np.float32(scaled_columns)))
     masks = []
     for number, (x0, y0, x1, y1) in enumerate(boxes, 1):
         if not (0 <= x0 < x1 <= columns and 0 <= y0 < y1 <= rows):
