@@ -47,6 +47,15 @@ class DiTConfig:
         )  # fmt: skip
 
     @classmethod
+    def wan_1b3(cls) -> Self:
+        """The widths and depth of Wan2.1-1.3B with image and audio modules, not published like this: 1.9 B parameters."""
+        return cls(
+            dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, freq_dim=256, text_dim=4096, text_len=512, clip_dim=1280,
+            in_channels=36, out_channels=16, audio_window=5, audio_blocks=12, audio_channels=768, audio_intermediate_dim=512,
+            audio_output_dim=768, audio_context_tokens=32, eps=1e-6,
+        )  # fmt: skip
+
+    @classmethod
     def tiny(cls) -> Self:
         return cls(
             dim=128, ffn_dim=384, num_heads=4, num_layers=6, freq_dim=64, text_dim=64, text_len=32, clip_dim=64,
@@ -368,8 +377,13 @@ class LoRAConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How the transformer's blocks run in training; see `nn.stack.Execution`."""
+    """How training is spread and computed.
 
+    `fsdp`: devices that share out one copy of the weights, 0 for all; what is left over are further copies, each with rows of its
+    own. `scan`, `remat`: of the transformer's blocks, see `nn.stack.Execution`.
+    """
+
+    fsdp: int
     scan: bool
     remat: Literal["none", "full", "save_dots"]
 

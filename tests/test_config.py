@@ -6,7 +6,7 @@ import importlib
 import pytest
 from ml_collections import ConfigDict
 
-from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig
+from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig, TrainConfig
 from livetalk_jax.configs import infinitetalk_14b, soulx_14b, tiny
 from livetalk_jax.flags import config_names
 from livetalk_jax.shapes import Geometry
@@ -27,7 +27,8 @@ def problems(config: ConfigDict) -> str:
 @pytest.mark.parametrize("name", config_names())
 def test_every_configuration_is_whole(name):
     """Each builds, and each of its buckets is a geometry with chunks of a whole number of speech samples."""
-    config = built(importlib.import_module(f"livetalk_jax.configs.{name}").get_config())
+    config = importlib.import_module(f"livetalk_jax.configs.{name}").get_config()
+    config = TrainConfig.from_config_dict(config).run if "stage" in config else built(config)
     stream = config.stream
     for height, width in stream.buckets:
         geometry = Geometry(height, width, stream.frames, stream.motion_frames)
@@ -41,8 +42,9 @@ def test_every_configuration_is_whole(name):
     assert config.model.dit.audio_blocks == config.model.audio.num_layers
 
 
-def test_there_are_three():
-    assert config_names() == ["infinitetalk_14b", "soulx_14b", "tiny"]
+def test_there_are_nine():
+    stages = [f"stage{number}_{size}" for number in (1, 2) for size in ("14b", "1b3", "tiny")]
+    assert config_names() == ["infinitetalk_14b", "soulx_14b", *stages, "tiny"]
 
 
 @pytest.mark.parametrize(("argument", "buckets"), [("720x416", ((720, 416), (416, 720))), ("768x448", ((768, 448), (448, 768)))])

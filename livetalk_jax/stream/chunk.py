@@ -54,8 +54,10 @@ def guided_velocity(
                 return guidance.guide_audio(cond, drop_audio, audio_scale), momentum
             differences = guidance.Momentum(jnp.zeros_like(x), cond - drop_audio)
         else:
-            drop_text = conditional(x, time, conditions.negative)
             uncond = predict(x, time, conditions.negative, silence, None)
+            if text_scale == audio_scale and not sampler.apg:  # what lies between the two cancels out
+                return guidance.guide_audio(cond, uncond, text_scale), momentum
+            drop_text = conditional(x, time, conditions.negative)
             if not sampler.apg:
                 return guidance.guide(cond, drop_text, uncond, text_scale, audio_scale), momentum
             differences = guidance.Momentum(cond - drop_text, drop_text - uncond)

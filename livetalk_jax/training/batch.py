@@ -71,6 +71,8 @@ def synthetic_batch(
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal((batch, *shape), np.float32)
 
+    mean: Any = 50.0 + normal(1, 1, 1, 3)
+    deviation: Any = normal(1, 1, 1, 3)
     return TrainBatch(
         chunk_latents=normal(chunks, t, h, w, model.vae.z_dim),
         reference_latents=normal(t, h, w, model.vae.z_dim),
@@ -78,7 +80,7 @@ def synthetic_batch(
         clip=normal(IMAGE_TOKENS, dit.clip_dim),
         text=normal(text_tokens, dit.text_dim),
         audio=normal(1, chunks, geometry.frames, *features),
-        color=LabStatistics(50.0 + normal(1, 1, 1, 3), 10.0 + np.abs(normal(1, 1, 1, 3))),
+        color=LabStatistics(mean, 10.0 + np.abs(deviation)),
     )
 
 

@@ -12,7 +12,7 @@ from livetalk_jax.config import OptimizerConfig
 class SecondMoment(NamedTuple):
     """Updates so far, and the running mean of squared gradients."""
 
-    count: jax.Array
+    updates: jax.Array
     nu: optax.Updates
 
 
@@ -22,12 +22,12 @@ def scale_by_second_moment(b2: float, eps: float) -> optax.GradientTransformatio
     def init(params):
         return SecondMoment(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates, state, params=None):
+    def update(gradients, state, params=None):
         del params
-        count = state.count + 1
-        nu = jax.tree.map(lambda g, nu: b2 * nu + (1.0 - b2) * jnp.square(g), updates, state.nu)
-        correction = 1.0 - b2 ** count.astype(jnp.float32)
-        return jax.tree.map(lambda g, nu: g / (jnp.sqrt(nu / correction) + eps), updates, nu), SecondMoment(count, nu)
+        number = state.updates + 1
+        nu = jax.tree.map(lambda g, nu: b2 * nu + (1.0 - b2) * jnp.square(g), gradients, state.nu)
+        correction = 1.0 - b2 ** number.astype(jnp.float32)
+        return jax.tree.map(lambda g, nu: g / (jnp.sqrt(nu / correction) + eps), gradients, nu), SecondMoment(number, nu)
 
     return optax.GradientTransformation(init, update)
 

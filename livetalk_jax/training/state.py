@@ -4,7 +4,6 @@ Weights are flat mappings, dotted path → array, as checkpoints have them.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,14 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import LoRAConfig, OptimizerConfig, TrainConfig
-from livetalk_jax.models.dit import DiT
+from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.mesh import BATCH
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training import lora
 from livetalk_jax.training.optimizer import adamw
 
 Weights = dict[str, jax.Array]
-SMALL = 2**14  # arrays of fewer numbers are whole on every device
 
 
 class Template:
@@ -53,7 +51,7 @@ def _dotted(key: tuple) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where arrays of training lie on a mesh: rows of a batch on all of it, weights shared out over the axis "fsdp"."""
+    """Where arrays of training lie on a mesh: rows of a batch on all of it, weights as `parallel.placement` says."""
 
     mesh: Mesh
 
@@ -65,18 +63,13 @@ class Placement:
     def whole(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
-    def weight(self, shape: tuple[int, ...]) -> NamedSharding:
-        """The longest axis that divides, shared out."""
-        devices = self.mesh.shape["fsdp"]
-        fitting = [axis for axis, size in enumerate(shape) if size % devices == 0]
-        if devices == 1 or not fitting or math.prod(shape) < SMALL:
-            return self.whole
-        chosen = max(fitting, key=lambda axis: shape[axis])
-        return NamedSharding(self.mesh, PartitionSpec(*(None,) * chosen, "fsdp"))
+    def weights(self, tree: Any) -> Any:
+        """A sharding for every array of a tree of weights, or of what optimisers keep for them."""
+        return placement.shardings(self.mesh, tree)
 
     def place(self, tree: Any) -> Any:
-        """A tree of shapes and dtypes with shardings; optimiser states have the shapes of their weights."""
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.weight(x.shape)), tree)
+        """A tree of shapes and dtypes with these shardings."""
+        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, self.weights(tree))
 
 
 class Learner(NamedTuple):
@@ -120,19 +113,13 @@ def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str)
     return {name: weight.astype(dtype) for name, weight in trained.items()}
 
 
-def starting_weights(config: TrainConfig, template: Template, placement: Placement, dtype: Any) -> Weights:
+def starting_weights(config: TrainConfig, template: Template, where: Placement, dtype: Any) -> Weights:
     """The transformer that training starts from: of the configuration's checkpoint, or random; straight to where it belongs."""
     shapes = {name: jax.ShapeDtypeStruct(x.shape, dtype) for name, x in template.shapes.items()}
+    shardings = where.weights(shapes)
     if config.checkpoint:
-        state = checkpoint.load_network(
-            config.checkpoint, "dit", template.state(shapes), config=config.model.dit,
-            sharding=lambda name: placement.weight(shapes[name].shape),
-        )  # fmt: skip
-        return flatten(state)
-    place = {name: placement.weight(x.shape) for name, x in shapes.items()}
-    return jax.jit(lambda: flatten(random_network(config.model, "dit", dtype, config.loop.seed)), out_shardings=place)()
-
-
-def transformer(config: TrainConfig) -> Template:
-    """The DiT of a run, which computes in the run's dtype whatever its weights are kept in."""
-    return Template(lambda: DiT(config.model.dit, rngs=nnx.Rngs(0), dtype=jnp.dtype(config.runtime.dtype)))
+        abstract = template.state(shapes)
+        return flatten(
+            checkpoint.load_network(config.checkpoint, "dit", abstract, config=config.model.dit, sharding=shardings.__getitem__)
+        )
+    return jax.jit(lambda: flatten(random_network(config.model, "dit", dtype, config.loop.seed)), out_shardings=shardings)()

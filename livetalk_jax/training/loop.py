@@ -1,0 +1,120 @@
+"""The loop that both stages run in: batches in, checkpoints, samples and a student out."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from livetalk_jax import checkpoint, media
+from livetalk_jax.stream.networks import random_network
+from livetalk_jax.training.batch import TrainBatch, TrainData
+from livetalk_jax.training.checkpoints import Checkpoints
+from livetalk_jax.training.progress import DivergedError, Progress
+from livetalk_jax.training.stages import Frozen, Stage, State
+from livetalk_jax.training.state import Placement
+from livetalk_jax.training.throughput import peak_flops
+
+
+class Feed(Iterator[TrainBatch]):
+    """Batches of all processes as global arrays, rows spread over the mesh."""
+
+    def __init__(self, data: TrainData, placement: Placement):
+        self._data, self._rows = data, placement.rows
+
+    def __next__(self) -> TrainBatch:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, x), next(self._data))
+
+
+class Terminated:
+    """True once the run was told to end (SIGTERM, as schedulers send it), in all processes at the same iteration."""
+
+    def __init__(self):
+        self._told = False
+
+    def __enter__(self):
+        self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_told", True))
+        return self
+
+    def __exit__(self, *_) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def after(self, step: int) -> bool:
+        # Processes hear of it at different times; JAX's own service has them agree on an iteration.
+        return self._told if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+
+def train(stage: Stage, data: TrainData, workdir: Path) -> None:
+    """Run a stage to its last step, from its beginning or from the last checkpoint in `workdir`.
+
+        workdir/checkpoints   to go on from
+        workdir/samples       videos and contact sheets
+        workdir/tensorboard   scalars and pictures
+        workdir/student       at the end: the checkpoint that `livetalk generate` takes
+
+    Raises:
+        DivergedError: a loss is not finite; the last good checkpoint is named.
+    """
+    config = stage.config.loop
+    feed = Feed(data, stage.placement)
+    beginning = data.get_state()
+    frozen = stage.frozen()
+    peak = peak_flops(jax.devices()[0], stage.config.runtime.dtype)
+    with (
+        Checkpoints(workdir / "checkpoints", config) as checkpoints,
+        Progress(workdir / "tensorboard", config.steps, config.log_every, peak and peak * stage.placement.mesh.size) as progress,
+        Terminated() as terminated,
+    ):
+        shown = next(feed) if config.sample_every else None
+        restored = checkpoints.restore(stage.abstract_state())
+        step, state, position = restored or (0, stage.start(), beginning)
+        data.set_state(position)
+        while step < config.steps:
+            try:
+                state, metrics, work = stage.step(state, frozen, step, feed)
+                step += 1
+                progress.record(step, metrics, work)
+                ending = terminated.after(step)
+                saving = ending or step % config.save_every == 0 or step == config.steps
+                if saving:
+                    progress.settle()
+            except DivergedError as error:
+                raise DivergedError(f"{error}; {checkpoints.latest}") from None
+            if saving:
+                with progress.pause():
+                    checkpoints.save(step, state, data.get_state(), progress.last(stage.watched))
+            if shown is not None and step % config.sample_every == 0:
+                with progress.pause():
+                    show(stage, state, frozen, shown, workdir / "samples" / f"step_{step:06}", progress, step)
+            if ending:
+                return
+    export(stage, state, frozen, workdir / "student")
+
+
+def show(stage: Stage, state: State, frozen: Frozen, batch: TrainBatch, path: Path, progress: Progress, step: int) -> None:
+    """A video and a contact sheet of what the student makes now."""
+    chunks = min(stage.config.loop.sample_chunks, batch.audio.shape[2])
+    video = stage.sample_video(state, frozen, batch, chunks)
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with media.VideoWriter(path.with_suffix(".mp4"), *video.shape[1:3], fps=stage.config.stream.fps) as writer:
+            writer.write_frames(video)
+        sheet = media.contact_sheet(video)
+        sheet.save(path.with_suffix(".png"))
+        progress.sample(step, np.asarray(sheet))
+
+
+def export(stage: Stage, state: State, frozen: Frozen, path: str | os.PathLike) -> None:
+    """Write the student beside the networks that training started from, as a checkpoint for `livetalk generate`."""
+    config = stage.config
+    networks = {"dit": stage.exported(state, frozen)}
+    if not config.checkpoint:  # training began from random weights, so the others are random too
+        for name in ("vae", "text", "clip", "audio"):
+            networks[name] = random_network(config.model, name, config.runtime.dtype, config.loop.seed)
+    checkpoint.save(
+        path, networks, {name: getattr(config.model, name) for name in networks},
+        origin=f"{config.stage} from {config.checkpoint or 'random weights'}", like=config.checkpoint or None,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""What a run tells while it goes on: a line and TensorBoard scalars, and whether its numbers are still numbers."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from livetalk_jax.training.stages import Metrics, Work
+
+
+class DivergedError(ValueError):
+    """A loss or a gradient is not finite."""
+
+
+class Progress:
+    """A context manager; process 0 writes, the others only look at the numbers.
+
+    Args:
+        folder: of TensorBoard's files.
+        steps: of the whole run.
+        log_every: iterations a line.
+        peak: floating-point operations a second of all devices together, or None.
+    """
+
+    def __init__(self, folder: Path, steps: int, log_every: int, peak: float | None):
+        self._steps, self._log_every, self._peak = steps, log_every, peak
+        self._writer = SummaryWriter(str(folder)) if jax.process_index() == 0 else None
+        self._waiting: tuple[int, Metrics] | None = None
+        self._seen: dict[str, list[float]] = {}
+        self._last: dict[str, float] = {}
+        self._work = Work(0, 0.0)
+        self._begun, self._paused = time.perf_counter(), 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def record(self, step: int, metrics: Metrics, work: Work) -> None:
+        """Take note of iteration `step` (from 1). Numbers are looked at one iteration late, so that the device never waits.
+
+        Raises:
+            DivergedError: one of the iteration before is not finite.
+        """
+        self.settle()
+        self._waiting = (step, metrics)
+        self._work = Work(self._work.tokens + work.tokens, self._work.flops + work.flops)
+        if step % self._log_every == 0 or step == self._steps:
+            self.settle()
+            self._report(step)
+
+    def settle(self) -> None:
+        """Look at the numbers of the last iteration; raises as `record`."""
+        if self._waiting is None:
+            return
+        step, metrics = self._waiting
+        self._waiting = None
+        numbers = {name: float(np.asarray(value)) for name, value in metrics.items()}
+        if wrong := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
+            raise DivergedError(f"training went astray at step {step}: {', '.join(wrong)}")
+        for name, value in numbers.items():
+            self._seen.setdefault(name, []).append(value)
+        self._last.update(numbers)
+
+    def last(self, name: str) -> float:
+        """The last value of a number; infinity before the first."""
+        return self._last.get(name, math.inf)
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """What is done inside does not count as time of training."""
+        begun = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - begun
+
+    def sample(self, step: int, sheet: np.ndarray) -> None:
+        """Show a picture [Y, X, 3] in TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_image("sample", sheet, step, dataformats="HWC")
+
+    def _report(self, step: int) -> None:
+        now = time.perf_counter()
+        seconds = now - self._begun - self._paused
+        means = {name: sum(values) / len(values) for name, values in self._seen.items()}
+        rates = {"tokens_per_second": self._work.tokens / seconds}
+        if self._peak:
+            rates["model_flop_utilisation"] = self._work.flops / seconds / self._peak
+        if self._writer is not None:
+            for name, value in {**means, **rates}.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+            parts = [f"{name} {value:.4g}" for name, value in means.items() if name.rpartition("/")[2] in ("loss", "grad_norm")]
+            parts.append(f"{rates['tokens_per_second']:.0f} tokens/s")
+            if self._peak:
+                parts.append(f"MFU {100 * rates['model_flop_utilisation']:.1f} %")
+            print(f"step {step}/{self._steps}: {', '.join(parts)}", file=sys.stderr, flush=True)
+        self._seen, self._work = {}, Work(0, 0.0)
+        self._begun, self._paused = now, 0.0

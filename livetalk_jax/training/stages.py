@@ -1,0 +1,421 @@
+"""The two stages as programs on global arrays: what an iteration does, from batches to new weights."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+from livetalk_jax.config import AdaptationConfig, DistillationConfig, OptimizerConfig
+from livetalk_jax.diffusion.sampler import Motion, noise_draws
+from livetalk_jax.kernels import attention
+from livetalk_jax.models.dit import DiT, token_grid
+from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.nn.stack import Execution
+from livetalk_jax.parallel.mesh import BATCH
+from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.shapes import latent_frames
+from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.conditioning import Conditions, mark_reference, portrait_motion
+from livetalk_jax.stream.networks import GPU_OPTIONS, load_network, random_network
+from livetalk_jax.training import distillation, flow_matching, lora, rollout
+from livetalk_jax.training.batch import TrainBatch
+from livetalk_jax.training.state import (
+    Learner,
+    Placement,
+    Template,
+    Weights,
+    flatten,
+    learn,
+    materialize,
+    new_learner,
+    starting_weights,
+)
+from livetalk_jax.training.throughput import forward_flops
+
+TRAINED = 3  # a prediction with its gradients by inputs and weights costs as much as three without
+
+State = dict[str, Learner]
+Metrics = dict[str, jax.Array]
+
+
+class Frozen(NamedTuple):
+    """What no stage changes: in the run's dtype, read from where training starts, never saved again.
+
+    Attributes:
+        base: the transformer before training: the real score, and what LoRA's changes are added to; empty where neither is there.
+        vae: for handovers and samples.
+        negative_text: [L, text_dim].
+    """
+
+    base: Weights
+    vae: Weights
+    negative_text: jax.Array
+
+
+class When(NamedTuple):
+    """Which random numbers: uint32 scalars. With the configuration's seed they determine every draw of a program."""
+
+    step: np.uint32
+    batch: np.uint32
+
+
+class Work(NamedTuple):
+    """What an iteration was worth: video tokens that were trained on, and floating-point operations without recomputation."""
+
+    tokens: int
+    flops: float
+
+
+class Turn(NamedTuple):
+    """A chunk of a rollout: its random numbers, its number from 0, and the step at which it leaves; integer scalars."""
+
+    when: When
+    chunk: Any
+    exit_step: Any
+
+
+def conditions_of(dit: DiT, batch: TrainBatch, text: jax.Array, negative_text: jax.Array | None = None) -> Conditions:
+    """A session's conditions from a batch's cached features; `negative_text` [L, C] where guidance needs it."""
+    if negative_text is not None:
+        negative_text = jnp.broadcast_to(negative_text, (text.shape[0], *negative_text.shape))
+    cos, sin = rotary_3d(token_grid(batch.reference_latents), dit.config.head_dim)
+    return Conditions(
+        reference=mark_reference(batch.reference_latents).astype(dit.dtype),
+        context=dit.context(text, batch.clip),
+        negative=None if negative_text is None else dit.context(negative_text, batch.clip),
+        color=batch.color,
+        rope=(jnp.asarray(cos), jnp.asarray(sin)),
+        masks=None,
+    )
+
+
+class Stage:
+    """What both stages share: networks without weights, the start, the update of one network, samples.
+
+    Args:
+        config: of the run.
+        placement: where arrays lie.
+        negative_text: [L, text_dim], of the negative prompt.
+    """
+
+    def __init__(self, config: Any, placement: Placement, negative_text: np.ndarray):
+        self.config, self.placement = config, placement
+        dtype = jnp.dtype(config.runtime.dtype)
+        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
+        self.execution = Execution(scan=config.execution.scan, remat=config.execution.remat)
+        self.runner = rollout.Runner(config.sampler, Parallel(attend=attend, attend_local=attend), self.execution)
+        self.conditional = self.runner.guided(1.0, 1.0)
+        self.dit = Template(lambda: random_network(config.model, "dit", dtype, 0))
+        self.vae = Template(lambda: random_network(config.model, "vae", dtype, 0))
+        self.motion_latents = latent_frames(config.stream.motion_frames)
+        self._negative_text = negative_text
+        self._options = GPU_OPTIONS if jax.default_backend() == "gpu" else {}
+        self._sample = self.program(self.sample)
+
+    watched: str  # the number whose least marks the best checkpoint
+    needs_base = False
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        """The networks that are trained, by name."""
+        raise NotImplementedError
+
+    def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
+        """One iteration; it takes as many batches from `feed` as it needs."""
+        raise NotImplementedError
+
+    # The start
+
+    def start(self) -> State:
+        """Learners at the beginning of training."""
+        config = self.config
+        if config.lora.rank:
+            weights = lora.factors(jax.random.key(config.loop.seed), self.dit.shapes, config.lora)
+        else:
+            weights = starting_weights(config, self.dit, self.placement, jnp.float32)
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        return jax.jit(self._new_learners, out_shardings=shardings)(weights)
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of `start`, without memory."""
+        shapes = {name: jax.ShapeDtypeStruct(x.shape, jnp.float32) for name, x in self.dit.shapes.items()}
+        if self.config.lora.rank:
+            shapes = jax.eval_shape(lambda: lora.factors(jax.random.key(0), shapes, self.config.lora))
+        return self.placement.place(jax.eval_shape(self._new_learners, shapes))
+
+    def _new_learners(self, weights: Weights) -> State:
+        return {name: new_learner(jax.tree.map(jnp.copy, weights), config) for name, config in self.optimizers.items()}
+
+    def frozen(self) -> Frozen:
+        """What stays as it is."""
+        config, dtype = self.config, jnp.dtype(self.config.runtime.dtype)
+        needed = self.needs_base or config.lora.rank > 0
+        if config.checkpoint:
+            vae = load_network(config.model, "vae", dtype, config.checkpoint)
+        else:
+            vae = random_network(config.model, "vae", dtype, config.loop.seed)
+        return Frozen(
+            base=starting_weights(config, self.dit, self.placement, dtype) if needed else {},
+            vae=jax.device_put(flatten(vae), self.placement.whole),
+            negative_text=jax.device_put(self._negative_text, self.placement.whole),
+        )
+
+    # Programs
+
+    def program(self, fn, **options):
+        return jax.jit(fn, compiler_options=self._options, **options)
+
+    def update_program(self, fn, name: str):
+        """`fn(learner, …) -> (learner, metrics)` compiled; the learner's memory is used again."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state()[name])
+        return self.program(fn, donate_argnums=0, out_shardings=(shardings, None))
+
+    def key(self, when: When) -> jax.Array:
+        key = jax.random.key(self.config.loop.seed)
+        return jax.random.fold_in(jax.random.fold_in(key, when.step), when.batch)
+
+    def weights(self, trained: Weights, frozen: Frozen) -> Weights:
+        """Weights to compute with."""
+        return materialize(trained, frozen.base, self.config.lora, self.config.runtime.dtype)
+
+    def update(self, learner: Learner, name: str, loss) -> tuple[Learner, Metrics]:
+        """One step of a learner down the gradient of loss(weights) -> (loss, metrics)."""
+        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(learner.weights)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
+        return learn(learner, gradients, self.optimizers[name]), metrics
+
+    def worked(self, work: Work, batch: TrainBatch, predictions: int) -> Work:
+        """`work` and that of one batch more."""
+        rows, grid = batch.chunk_latents.shape[0], token_grid(batch.reference_latents)
+        flops = rows * predictions * forward_flops(self.config.model.dit, grid)
+        return Work(work.tokens + rows * math.prod(grid), work.flops + flops)
+
+    def sample(
+        self, trained: Weights, frozen: Frozen, batch: TrainBatch, chunk: jax.Array, key: jax.Array, motion: Motion
+    ) -> tuple[jax.Array, Motion]:
+        """One chunk of video as it will be streamed: uint8 [B, F', Y, X, 3], and the motion of the next."""
+        config = self.config
+        dit, vae = self.dit.build(self.weights(trained, frozen)), self.vae.build(frozen.vae)
+        guided = config.sampler.text_guidance != 1.0
+        conditions = conditions_of(dit, batch, batch.text, frozen.negative_text if guided else None)
+        draws = noise_draws(config.sampler.method, config.sampler.steps)
+        noise = draw_noise(key, chunk, (draws, *batch.reference_latents.shape))
+        frames, motion = generate_chunk(
+            dit, vae, conditions, batch.audio[:, :, chunk], noise, motion,
+            sampler=config.sampler, motion_frames=config.stream.motion_frames, color_strength=config.stream.color_strength,
+            parallel=self.runner.parallel,
+        )  # fmt: skip
+        return to_uint8(frames), motion
+
+    def sample_video(self, state: State, frozen: Frozen, batch: TrainBatch, chunks: int) -> np.ndarray:
+        """A video of the first row's portrait and speech, uint8 [F, Y, X, 3]; the same noise whenever it is called."""
+        motion = portrait_motion(batch.portrait_latent, self.motion_latents)
+        key = jax.random.key(self.config.loop.seed)
+        video = []
+        for chunk in range(chunks):
+            frames, motion = self._sample(state["student"].best, frozen, batch, np.uint32(chunk), key, motion)
+            video.append(np.asarray(jax.device_put(frames[:1], self.placement.whole))[0])
+        return np.concatenate(video)
+
+    def exported(self, state: State, frozen: Frozen) -> nnx.State:
+        """The student's weights for a checkpoint, in the run's dtype."""
+        return self.dit.state(jax.jit(self.weights)(state["student"].best, frozen))
+
+
+class Adaptation(Stage):
+    """Stage 1; see `flow_matching`."""
+
+    config: AdaptationConfig
+    watched = "loss"
+
+    def __init__(self, config: AdaptationConfig, placement: Placement, negative_text: np.ndarray):
+        super().__init__(config, placement, negative_text)
+        self._update = self.update_program(self.adapt, "student")
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        return {"student": self.config.student}
+
+    def adapt(self, learner: Learner, frozen: Frozen, batch: TrainBatch, when: When) -> tuple[Learner, Metrics]:
+        config = self.config.flow_matching
+        latents = batch.chunk_latents[:, 0]
+        example = flow_matching.draw_example(self.key(when), latents, batch.portrait_latent, self.motion_latents, config)
+        text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
+
+        def loss(weights: Weights):
+            dit = self.dit.build(self.weights(weights, frozen))
+            predict = self.conditional.velocity(dit, conditions_of(dit, batch, text), windows)
+            velocity, _ = predict(example.noisy, example.timestep, ())
+            return flow_matching.flow_matching_loss(
+                velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight
+            ), {}
+
+        return self.update(learner, "student", loss)
+
+    def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
+        learner, metrics, work = state["student"], [], Work(0, 0.0)
+        for part in range(self.config.student.accumulate):
+            batch = next(feed)
+            learner, one = self._update(learner, frozen, batch, When(np.uint32(step), np.uint32(part)))
+            metrics.append(one)
+            work = self.worked(work, batch, TRAINED)
+        return {"student": learner}, _mean(metrics), work
+
+
+class Distillation(Stage):
+    """Stage 2; see `distillation` and `rollout`."""
+
+    config: DistillationConfig
+    watched = "student/loss"
+    needs_base = True
+
+    def __init__(self, config: DistillationConfig, placement: Placement, negative_text: np.ndarray):
+        super().__init__(config, placement, negative_text)
+        matching = config.distribution_matching
+        self.real = self.runner.guided(matching.text_guidance, matching.audio_guidance)
+        self._begin = self.program(self.begin)
+        self._advance = self.program(self.advance)
+        self._enter = self.program(self.enter)
+        self._updates = {
+            "student": self.update_program(self.match_distribution, "student"),
+            "fake_score": self.update_program(self.follow_student, "fake_score"),
+        }
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerConfig]:
+        return {"student": self.config.student, "fake_score": self.config.fake_score}
+
+    def keys(self, when: When) -> tuple[jax.Array, ...]:
+        """Of the first motion, the rollout's noise, and the scores."""
+        return tuple(jax.random.split(self.key(when), 3))
+
+    def begin(self, batch: TrainBatch, when: When) -> Motion:
+        """What the rollout's first chunk goes on from."""
+        return distillation.first_motion(
+            self.keys(when)[0], batch.chunk_latents[:, 0], batch.portrait_latent, self.motion_latents,
+            self.config.distribution_matching,
+        )  # fmt: skip
+
+    def inputs(
+        self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn
+    ) -> tuple[DiT, Conditions, jax.Array, jax.Array]:
+        """Network, conditions, audio windows and noise of a chunk of the rollout."""
+        dit = self.dit.build(self.weights(student, frozen))
+        noise = draw_noise(self.keys(turn.when)[1], turn.chunk, (self.config.sampler.steps, *batch.reference_latents.shape))
+        return dit, conditions_of(dit, batch, batch.text), batch.audio[:, :, turn.chunk], noise
+
+    def advance(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion) -> Motion:
+        """A whole chunk of the rollout, up to the motion of the next."""
+        latents = self.conditional.latents(*self.inputs(student, frozen, batch, turn), motion, turn.exit_step)
+        carry_on = functools.partial(
+            rollout.next_motion,
+            motion_frames=self.config.stream.motion_frames,
+            color_strength=self.config.distribution_matching.handover_color,
+        )
+        # Every device decodes its own rows: left to itself the compiler would have all of them decode all rows.
+        rows, whole = PartitionSpec(BATCH), PartitionSpec()
+        on_own_rows = jax.shard_map(
+            lambda vae, *args: carry_on(self.vae.build(vae), *args),
+            mesh=self.placement.mesh, in_specs=(whole, rows, rows, rows), out_specs=rows, check_vma=False,
+        )  # fmt: skip
+        return on_own_rows(frozen.vae, latents.astype(self.config.runtime.dtype), batch.color, motion)
+
+    def enter(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion) -> jax.Array:
+        """x of the rollout's last chunk, as the retained step finds it."""
+        return self.conditional.enter(*self.inputs(student, frozen, batch, turn), motion, turn.exit_step)
+
+    def leave(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, x: jax.Array) -> jax.Array:
+        """x0 of the rollout's last chunk, as the retained step predicts it."""
+        dit = self.dit.build(self.weights(student, frozen))
+        windows = batch.audio[:, :, turn.chunk]
+        return self.conditional.leave(dit, conditions_of(dit, batch, batch.text), windows, x, turn.exit_step)
+
+    def fake_velocity(self, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn) -> distillation.Velocity:
+        dit = self.dit.build(self.weights(fake, frozen))
+        conditions = conditions_of(dit, batch, batch.text)
+        predict = self.conditional.velocity(dit, conditions, batch.audio[:, :, turn.chunk])
+        return lambda x, timestep: predict(x, timestep, ())[0]
+
+    def real_velocity(self, frozen: Frozen, batch: TrainBatch, turn: Turn) -> distillation.Velocity:
+        dit = self.dit.build(frozen.base)
+        conditions = conditions_of(dit, batch, batch.text, frozen.negative_text)
+        predict = self.real.velocity(dit, conditions, batch.audio[:, :, turn.chunk])
+        return lambda x, timestep: predict(x, timestep, ())[0]
+
+    def match_distribution(
+        self, learner: Learner, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array
+    ) -> tuple[Learner, Metrics]:
+        """The student's update: gradient of the retained step alone; x, and all that led to it, comes in as numbers."""
+        known = jnp.full_like(motion.known, self.motion_latents)
+        true_motion = Motion(batch.chunk_latents[:, turn.chunk, : self.motion_latents], known)
+
+        def loss(student: Weights):
+            return distillation.student_loss(
+                self.leave(student, frozen, batch, turn, x), motion, true_motion,
+                self.real_velocity(frozen, batch, turn), self.fake_velocity(fake, frozen, batch, turn),
+                self.keys(turn.when)[2], self.config.distribution_matching,
+            )  # fmt: skip
+
+        return self.update(learner, "student", loss)
+
+    def follow_student(
+        self, learner: Learner, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array
+    ) -> tuple[Learner, Metrics]:
+        """The fake score's update, on what the student now makes."""
+        x0 = self.leave(student, frozen, batch, turn, x)
+
+        def loss(fake: Weights):
+            velocity = self.fake_velocity(fake, frozen, batch, turn)
+            key = self.keys(turn.when)[2]
+            return distillation.fake_score_loss(x0, motion, velocity, key, self.config.distribution_matching), {}
+
+        return self.update(learner, "fake_score", loss)
+
+    def roll_out(
+        self, student: Weights, frozen: Frozen, batch: TrainBatch, when: When, drawn: rollout.Draw
+    ) -> tuple[Turn, Motion, jax.Array]:
+        """The last chunk's turn, its motion, and x as its retained step finds it."""
+        motion = self._begin(batch, when)
+        exits = rollout.chunk_exits(self.config.distribution_matching, drawn, self.config.sampler.steps)
+        for chunk, exit_step in enumerate(exits):
+            motion = self._advance(student, frozen, batch, Turn(when, np.uint32(chunk), np.int32(exit_step)), motion)
+        last = Turn(when, np.uint32(drawn.chunks - 1), np.int32(drawn.exit))
+        return last, motion, self._enter(student, frozen, batch, last, motion)
+
+    def predictions(self, name: str, drawn: rollout.Draw) -> int:
+        """How many predictions of a velocity an update is worth."""
+        matching, steps = self.config.distribution_matching, self.config.sampler.steps
+        rolled = sum(exit_step + 1 for exit_step in rollout.chunk_exits(matching, drawn, steps)) + drawn.exit
+        if name == "fake_score":
+            return rolled + 1 + TRAINED
+        scales = (matching.text_guidance, matching.audio_guidance)
+        real = 1 if scales == (1.0, 1.0) else 2 if scales[0] in (1.0, scales[1]) else 3
+        return rolled + TRAINED + 1 + real
+
+    def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
+        config, state = self.config, dict(state)
+        matching = config.distribution_matching
+        metrics: dict[str, list[Metrics]] = {name: [] for name in state}
+        work = Work(0, 0.0)
+        turns = [name for name in distillation.updates(step, matching) for _ in range(self.optimizers[name].accumulate)]
+        for number, name in enumerate(turns):
+            drawn = rollout.draw(matching, config.data.chunks, config.sampler.steps, (config.loop.seed, step, number))
+            batch, student = next(feed), state["student"].weights
+            turn, motion, x = self.roll_out(student, frozen, batch, When(np.uint32(step), np.uint32(number)), drawn)
+            other = state["fake_score"].weights if name == "student" else student
+            state[name], one = self._updates[name](state[name], other, frozen, batch, turn, motion, x)
+            metrics[name].append(one)
+            work = self.worked(work, batch, self.predictions(name, drawn))
+        means = {name: _mean(parts) for name, parts in metrics.items() if parts}
+        return state, {f"{name}/{key}": value for name, values in means.items() for key, value in values.items()}, work
+
+
+def _mean(metrics: list[Metrics]) -> Metrics:
+    return jax.tree.map(lambda *x: sum(x) / len(x), *metrics)
