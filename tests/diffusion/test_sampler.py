@@ -51,6 +51,15 @@ def test_with_motion(count):
     assert with_motion(x.astype(jnp.bfloat16), carried).dtype == jnp.bfloat16
 
 
+def test_with_motion_of_each_video():
+    """Training mixes videos that begin with videos that go on."""
+    x, carried = random(0), motion([1, 2])
+    result = with_motion(x, carried)
+    for video, known in enumerate((1, 2)):
+        alone = Motion(carried.latents[video : video + 1], jnp.int32(known))
+        np.testing.assert_array_equal(result[video], with_motion(x[video : video + 1], alone)[0])
+
+
 def exact_velocity(x0):
     """The velocity of a distribution that is x0 alone: ε − x0 = (x − x0) / σ, whatever noise x has."""
 
