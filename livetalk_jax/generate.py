@@ -1,5 +1,6 @@
 """`livetalk generate`: a portrait and one or two recordings in, an MP4 out."""
 
+import collections
 import logging
 import sys
 import time
@@ -12,10 +13,11 @@ from tqdm import tqdm
 
 from livetalk_jax import checkpoint, flags, media
 from livetalk_jax.config import RunConfig
+from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
 from livetalk_jax.stream.networks import Networks, load_networks, random_networks
-from livetalk_jax.stream.session import Pipeline, layout
+from livetalk_jax.stream.session import Pipeline, Session, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = """usage: livetalk generate --image P --audio A --out V.mp4 [--config tiny] [--checkpoint DIR] …
@@ -53,6 +55,7 @@ def networks_for(config: RunConfig, folder: str | None, sharding: Sharding) -> N
 
 def main(argv: list[str]) -> None:
     values, config = flags.parse(define, argv, USAGE)
+    initialize()
     for name in ("image", "audio", "out"):
         if not values[name].value:
             raise flags.UsageError(f"--{name} is missing; see {argv[0]} --help")
@@ -79,14 +82,21 @@ def main(argv: list[str]) -> None:
     tokenizer = config.model.tokenizer
     if values.checkpoint is not None:
         tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
-    writer = media.VideoWriter(values.out, *size, fps=stream.fps, sample_rate=stream.sample_rate)
 
+    def begin() -> Session:
+        tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
+        pipeline = Pipeline(networks_for(config, values.checkpoint, where.whole), config, size, tokenize)
+        portrait = media.prepare_portrait(image, *size)
+        session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
+        pipeline.warm_up(session)
+        return session
+
+    if jax.process_index() != 0:  # computes with the others; process 0 writes
+        collections.deque(begin().speak(speech), maxlen=0)
+        return
+    writer = media.VideoWriter(values.out, *size, fps=stream.fps, sample_rate=stream.sample_rate)
     started = time.perf_counter()
-    tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
-    pipeline = Pipeline(networks_for(config, values.checkpoint, where.whole), config, size, tokenize)
-    portrait = media.prepare_portrait(image, *size)
-    session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
-    pipeline.warm_up(session)
+    session = begin()
     print(f"networks ready in {time.perf_counter() - started:.1f} s on {jax.devices()[0].device_kind}", file=sys.stderr)
 
     longest = max(map(len, speech))

@@ -19,6 +19,7 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.diffusion.sampler import noise_draws
+from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.layout import WHOLE
 from livetalk_jax.stream.chunk import denoise
 from livetalk_jax.stream.networks import Networks, random_networks
@@ -84,7 +85,7 @@ def measure(pipeline: Pipeline, networks: Networks, repeats: int) -> dict[str, f
         """The last of CHAIN calls, each on an input that hangs on the one before."""
 
         def run(vae, x):
-            x = parallel.take_spatial(x, 2)
+            vae, x = pipeline.layout.vae(vae), parallel.take_spatial(x, 2)
             return jax.lax.scan(lambda x, _: (x + (jnp.mean(call(vae, x)) * 1e-6).astype(x.dtype), None), x, length=CHAIN)[0]
 
         return pipeline.spread(run, networks.vae, in_specs=(WHOLE,), out_specs=latents)
@@ -109,6 +110,7 @@ def measure(pipeline: Pipeline, networks: Networks, repeats: int) -> dict[str, f
 
 def main(argv: list[str]) -> None:
     values, config = flags.parse(define, argv, USAGE)
+    initialize()
     out = None if values.out is None else Path(values.out)
     if out is not None and not out.parent.is_dir():
         raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
@@ -140,6 +142,8 @@ def main(argv: list[str]) -> None:
         "peak_bytes": memory.get("peak_bytes_in_use"),
         "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
     }
+    if jax.process_index() != 0:
+        return
     print(result["plan explained"])
     print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention")))
     for name, value in seconds.items():

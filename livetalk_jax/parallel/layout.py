@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from livetalk_jax.parallel.mesh import Axes, axes, make_mesh
+from livetalk_jax.parallel.overlap import OverlapVAE
 from livetalk_jax.parallel.plan import Pair, Plan
 from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.parallel.sequence import SequenceAttention
@@ -66,6 +67,12 @@ class Layout:
             max=picture.max,
             min=picture.min,
         )
+
+    def vae(self, vae: Any) -> Any:
+        """The VAE as the plan splits it, inside `spread`."""
+        if self.plan.vae_split == "halo" or self.plan.model_devices == 1:
+            return vae
+        return OverlapVAE(vae, self.picture)
 
     @property
     def whole(self) -> Sharding:

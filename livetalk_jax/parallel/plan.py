@@ -103,6 +103,12 @@ class Plan:
         for kind, parts, tokens in (("rows", self.rows, token_grid[0]), ("columns", self.columns, token_grid[1])):
             if parts > tokens:
                 return f"{parts} {kind} of devices are more than the picture's {tokens} token {kind}"
+        if self.vae_split == "overlap":
+            for kind, parts, tokens in (("rows", self.rows, token_grid[0]), ("columns", self.columns, token_grid[1])):
+                latents = 2 * tokens
+                # As published: equal tiles, and a margin of two latents on either side that must lie within the picture.
+                if parts > 1 and (latents % parts or latents // parts + 4 > latents):
+                    return f"overlapping VAE tiles need equal parts, but {latents} latent {kind} on {parts} {kind} are not"
         h, w = self.local_tokens(token_grid)
         for group in range(self.ring):
             members = (divmod(group * self.ulysses + member, self.columns) for member in range(self.ulysses))

@@ -16,6 +16,7 @@ from livetalk_jax.models.dit import DiT
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2
+from livetalk_jax.parallel.placement import put
 
 
 class Networks(NamedTuple):
@@ -44,7 +45,7 @@ def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
 def random_networks(model: ModelConfig, dtype: str, seed: int, sharding: Sharding | None = None) -> Networks:
     """Untrained networks, each moved to where `sharding` says (the default device); the same seed gives the same weights."""
     made = ((name, random_network(model, name, network_dtype(name, dtype), seed)) for name in _CLASSES)
-    return Networks(**{name: jax.device_put(network, sharding, donate=True) if sharding else network for name, network in made})
+    return Networks(**{name: put(network, sharding) if sharding else network for name, network in made})
 
 
 def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, sharding: Sharding | None = None) -> Any:
@@ -80,6 +81,10 @@ class compiled:
 
     def __call__(self, *args):
         return self.program(self._leaves, *args)
+
+    def lower(self, *args) -> jax.stages.Lowered:
+        """The program for arguments of these shapes and places, to be compiled and read. Calls then find it compiled."""
+        return self.program.lower(self._leaves, *args)
 
     @property
     def programs(self) -> int:

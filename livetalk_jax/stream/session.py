@@ -16,6 +16,7 @@ from livetalk_jax.kernels import attention
 from livetalk_jax.models.wav2vec2 import normalize_waveform
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.mesh import choose_devices, per_host
+from livetalk_jax.parallel.placement import put
 from livetalk_jax.parallel.plan import make_plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream import conditioning
@@ -79,7 +80,7 @@ class Pipeline:
         logger.info("attention: %s", self.attention)
         self.layout = layout(config, size, devices)
         logger.info("plan: %s", self.layout.explain())
-        networks = jax.device_put(networks, self.layout.whole)
+        networks = put(networks, self.layout.whole)
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
 
@@ -87,7 +88,7 @@ class Pipeline:
             shape = (noise_draws(sampler.method, sampler.steps), 1, *self.geometry.latent_grid, networks.dit.config.out_channels)
             noise = parallel.take_spatial(draw_noise(key, number, shape), 3)
             frames, motion = generate_chunk(
-                dit, vae, conditions, features, noise, motion,
+                dit, self.layout.vae(vae), conditions, features, noise, motion,
                 sampler=sampler, motion_frames=stream.motion_frames, color_strength=stream.color_strength, parallel=parallel,
             )  # fmt: skip
             return parallel.gather_spatial(to_uint8(frames[0])), motion
@@ -100,7 +101,7 @@ class Pipeline:
             return jnp.stack([windows(person, start, frames) for person in states])[None]
 
         def prepare(dit, vae, clip, portrait, text, negative, masks):
-            return conditioning.prepare(dit, vae, clip, portrait, text, negative, masks, self.geometry, parallel)
+            return conditioning.prepare(dit, self.layout.vae(vae), clip, portrait, text, negative, masks, self.geometry, parallel)
 
         conditions, motion = self.specs
         self.chunk = self.spread(
@@ -161,7 +162,7 @@ class Session:
         self.pipeline = pipeline
         self.persons = persons
         self.conditions, self.motion = conditions, motion
-        self._key = jax.device_put(jax.random.key(seed), pipeline.layout.whole)
+        self._key = put(jax.random.key(seed), pipeline.layout.whole)
         self._chunks = 0
         self._buffers = [SpeechBuffer(stream.audio_context_seconds, stream.sample_rate) for _ in range(persons)]
 
