@@ -156,6 +156,15 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
                         columns = pl.ds(piece * width, width)
                         plgpu.copy_gmem_to_smem(source.at[*rows, columns], target.at[slot(at), piece], full.at[slot(at)])
 
+        # Every release is waited for, the last ones here.
+        pl.when(rounds > 0)(lambda: plgpu.barrier_wait(q_empty))
+        for stage in range(stages):
+
+            @pl.when(rounds * steps > stage)
+            def _(stage=stage):
+                plgpu.barrier_wait(k_empty.at[stage])
+                plgpu.barrier_wait(v_empty.at[stage])
+
     @pl.when(group < COMPUTE)
     def compute():
         plgpu.set_max_registers(232, action="increase")
