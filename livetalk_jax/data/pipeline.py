@@ -15,6 +15,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags as absl_flags
 
 from livetalk_jax.config import ModelConfig, StreamConfig
 from livetalk_jax.data.buckets import Size
@@ -125,6 +126,9 @@ class CachedData:
         if self._iterator is None:
             ahead = self._batches.slice(slice(self._position, None)).to_iter_dataset(READ)
             if self._workers:
+                # grain's workers take their settings from absl's global flags, which must count as parsed; ours are elsewhere.
+                if not absl_flags.FLAGS.is_parsed():
+                    absl_flags.FLAGS.mark_as_parsed()
                 ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=1))
             self._iterator = iter(ahead)
         features = next(self._iterator)
