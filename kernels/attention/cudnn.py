@@ -5,11 +5,24 @@ import jax.numpy as jnp
 from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
 
+@jax.custom_vjp
+def _forward_only(lse: jax.Array) -> jax.Array:
+    return lse
+
+
+def _refuse(_, cotangent):
+    raise NotImplementedError("cuDNN attention cannot be differentiated through its log-sum-exp: train with Ulysses and no ring")
+
+
+# The call below would leave the log-sum-exp's part of the gradient out without a word.
+_forward_only.defvjp(lambda lse: (lse, None), _refuse)
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array | int | None = None, return_lse: bool = False):
     """`reference.attention` by cuDNN.
 
     JAX's public call returns the log-sum-exp in the output's dtype, too coarse to merge blocks with, so the call below it is used
-    (JAX 0.10 and 0.11). Not differentiable through the log-sum-exp.
+    (JAX 0.10 and 0.11), which cannot be differentiated through the log-sum-exp.
 
     Raises:
         NotImplementedError: for other dtypes, heads wider than 256 or not a multiple of 8.
@@ -27,4 +40,4 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
     every = jnp.full((q.shape[0],), q.shape[1], jnp.int32)
     return dot_product_attention(
         q, k, v, q_seqlen=every, kv_seqlen=lengths, scale=scale, mask_type=MaskType.PADDING, return_residual=True
-    )  # fmt: skip
+    )

@@ -1,6 +1,6 @@
 """Softmax attention for NVIDIA Hopper in Pallas Mosaic GPU: bfloat16 in and out, float32 in between, heads of 128.
 
-The algorithm is FlashAttention-3 (arXiv 2407.08608): one warpgroup loads keys and values by TMA, two compute 64 or more queries each.
+The algorithm is FlashAttention-3 (arXiv 2407.08608): one warpgroup loads keys and values by TMA, two compute 64 queries each.
 A computing warpgroup starts the next block's q·kᵀ and this block's p·v together and takes the softmax of the first while the second
 is still running; the two warpgroups take turns at the tensor cores. Programs stay on their multiprocessor and go from tile to tile,
 so a tile's first loads hide behind the one before.
@@ -18,8 +18,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax._src.lib.mlir import ir
+from jax._src.lib.mlir.dialects import llvm
 from jax.experimental import pallas as pl
-from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 HEAD_DIM = 128
@@ -57,14 +58,11 @@ def heuristic(keys: int) -> Config:
 def _hardware_barrier(operation: str):
     """bar.sync or bar.arrive of the two computing warpgroups; it orders instructions and guards no memory."""
 
+    instruction = f"bar.{operation} $0, {128 * COMPUTE};"
+
     @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WG_SPLAT,))
     def run(_, barrier):
-        from jax._src.lib.mlir import ir
-        from jax._src.lib.mlir.dialects import llvm
-
-        llvm.inline_asm(
-            ir.Type.parse("!llvm.void"), [barrier.registers[()]], f"bar.{operation} $0, {128 * COMPUTE};", "r", has_side_effects=True
-        )
+        llvm.inline_asm(ir.Type.parse("!llvm.void"), [barrier.registers[()]], instruction, "r", has_side_effects=True)
 
     return run
 
@@ -239,7 +237,6 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
                 plgpu.barrier_arrive(v_empty.at[before])
                 return tuple(x * _over(shrink, x) for x in parts), p.astype(q_ref.dtype), top, total
 
-
             @pl.when(steps > 1)
             def _():
                 plgpu.barrier_wait(k_full.at[slot(begin + 1)])
@@ -279,8 +276,12 @@ def _no_gradient(*_):
     raise NotImplementedError("mosaic attention has no gradient; train with attention 'cudnn' or 'reference'")
 
 
+@functools.partial(jax.jit, static_argnames=("return_lse", "config", "interpret"))
 def forward(q, k, v, length, *, return_lse: bool, config: Config, interpret=None):
-    """The kernel's call: `length` int32 [1] or None. Returns out, and the log-sum-exp [B, A, N] or None."""
+    """The kernel's call: `length` int32 [1] or None. Returns out, and the log-sum-exp [B, A, N] or None.
+
+    Its own jit: a program that calls it in every layer builds it once.
+    """
     batches, queries, heads, _ = q.shape
     q_tiles = pl.cdiv(queries, COMPUTE * config.block_q)
     tiles = (batches, heads, q_tiles)

@@ -19,7 +19,7 @@ def to_e4m3(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def quantize(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A kernel [in, out] as e4m3 [out, in] (contracted on the last dimension of both sides, as cuBLASLt wants) and its scale [1, out]."""
+    """A kernel [in, out] as e4m3 [out, in] and its scale [1, out]; cuBLASLt wants the contracted dimension last on both sides."""
     scale = scale_of(kernel, axis=0)
     return to_e4m3(kernel, scale).T, scale
 

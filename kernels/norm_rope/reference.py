@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def norm_rope(x: jax.Array, weight: jax.Array, cos: jax.Array, sin: jax.Array, *, eps: float) -> jax.Array:
     """rotate(x · weight) · rsqrt(mean(x²) + eps), in float32; pairs of neighbouring channels are turned.
 
-    The norm's factor is the same for all channels of a token, so it commutes with the rotation: applied last, the normalised float32
-    copy of x is never written to memory.
+    The norm's factor is the same for all channels of a token, so it commutes with the rotation: applied last, the normalised
+    float32 copy of x is never written to memory.
 
     Args:
         x: [B, N, D].

@@ -8,7 +8,10 @@ import triton.language as tl
 
 
 @triton.jit
-def _kernel(x_ptr, weight_ptr, cos_ptr, sin_ptr, out_ptr, tokens, DIM: tl.constexpr, HALF: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _kernel(
+    x_ptr, weight_ptr, cos_ptr, sin_ptr, tokens, out_ptr,
+    DIM: tl.constexpr, HALF: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0)
     columns = tl.arange(0, BLOCK)
     inside = columns < DIM

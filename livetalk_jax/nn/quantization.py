@@ -10,7 +10,7 @@ from flax import nnx
 from livetalk_jax.kernels import linear
 from livetalk_jax.nn.layers import Linear
 
-# Dotted paths of linear layers -> format; the first pattern that matches the whole path decides, and what none matches stays as it is.
+# Dotted paths of linear layers -> format. The first pattern that matches a whole path decides; what none matches stays as it is.
 # Of a step's matrix products these are 99 %. Keys and values of text, image and audio are computed once a session or a chunk.
 DIT_FP8 = {
     r"blocks\.layers\.\d+\.self_attn\.[qkvo]": "e4m3",

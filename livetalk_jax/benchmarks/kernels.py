@@ -1,0 +1,420 @@
+"""`livetalk bench kernels`: our kernels checked against references, and timed beside other libraries' at the model's sizes.
+
+Every section is a process of its own: one that hangs or fails ends at its limit, and the others go on. Calls are chained inside one
+program, each on an input that hangs on the one before; the first run is left out and medians are reported.
+"""
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags as absl_flags
+from flax import nnx
+from jax import lax
+
+from livetalk_jax import flags
+from livetalk_jax.config import DiTConfig
+from livetalk_jax.kernels.attention import cudnn, mosaic_gpu, reference
+from livetalk_jax.kernels.attention import specs as attention_specs
+from livetalk_jax.kernels.linear import cublaslt, quantize
+from livetalk_jax.kernels.linear import specs as linear_specs
+from livetalk_jax.kernels.norm_rope import norm_rope
+from livetalk_jax.models.dit import DiT
+from livetalk_jax.nn.quantization import DIT_FP8
+from livetalk_jax.nn.quantization import quantize as quantize_network
+from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.shapes import Geometry
+from livetalk_jax.stream.networks import GPU_OPTIONS, compiled, random_network
+
+USAGE = """usage: livetalk bench kernels [--config soulx_14b] [--budget 400] [--sections check,dit,…] [--out DIR]
+
+Needs an NVIDIA GPU, but for the section "accuracy". PyTorch is timed too where it is installed, and Triton where jax-triton
+is. On a CPU: livetalk bench kernels --config soulx_14b --config.model.dit.num_layers=2 --config.stream.buckets='((128, 128),)'
+--sections accuracy
+"""
+# name: share of the time left that a section may take; what it leaves goes to the next.
+SECTIONS = {"check": 0.25, "dit": 0.6, "attention": 0.5, "linear": 0.5, "norm_rope": 0.3, "accuracy": 1.0}
+Report = Callable[..., None]
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_float("budget", 400.0, "Seconds for all sections together.", lower_bound=10.0, flag_values=values)
+    absl_flags.DEFINE_list("sections", list(SECTIONS), "Which sections, most important first.", flag_values=values)
+    absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_string("out", None, "Folder for one JSON file a section.", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values, config = flags.parse(define, argv, USAGE)
+    if unknown := set(values.sections) - set(SECTIONS):
+        raise flags.UsageError(f"unknown section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    out = None if values.out is None else Path(values.out)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + values.budget
+    start = multiprocessing.get_context("spawn")
+    for name in values.sections:
+        share = 1.0 if name == values.sections[-1] else SECTIONS[name]
+        limit = (end - time.monotonic()) * share
+        print(f"== {name} (at most {limit:.0f} s)", flush=True)
+        # Without --config this is `tiny`, which is for trying the command out.
+        process = start.Process(target=_section, args=(name, config, limit, values.repeats, out))
+        process.start()
+        process.join(limit + 5.0)
+        if process.exitcode is None:
+            print(f"   {name} was stopped at its limit", flush=True)
+            process.kill()
+            process.join(10.0)
+
+
+def _section(name: str, config: Any, limit: float, repeats: int, out: Path | None) -> None:
+    began = time.monotonic()
+    device = jax.devices()[0]
+    if device.platform != "gpu" and name != "accuracy":
+        raise SystemExit(f"   {name} needs an NVIDIA GPU, not {device.platform}")
+    rows: list[dict] = []
+    about = {"device": device.device_kind, "jax": jax.__version__, "section": name, "rows": rows}
+
+    def report(what: str, **numbers: float | str) -> None:
+        rows.append({"what": what, **numbers})
+        shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in numbers.items())
+        print(f"   {what:58} {shown}", flush=True)
+        if out is not None:
+            (out / f"kernels_{name}.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    with _told(report, name):
+        _RUN[name](config, Clock(began + limit, repeats), report)
+
+
+@contextlib.contextmanager
+def _told(report: Report, what: str) -> Iterator[None]:
+    """A failure becomes a line of the report: it must not take the measurements after it along."""
+    try:
+        yield
+    except Exception as error:
+        report(what, failed=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+class Clock:
+    """Times chains of calls until its end."""
+
+    def __init__(self, end: float, repeats: int):
+        self._end, self._repeats = end, repeats
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def milliseconds(self, fn: Callable, *args: jax.Array, length: int = 10, **options: Any) -> float:
+        """Median time of a call of `fn(*args)`, an array; each call's first input has one number of the last call's result."""
+
+        def chain(x, *rest):
+            for _ in range(length):
+                out = fn(x, *rest)
+                number = out[(0,) * out.ndim].astype(x.dtype).reshape((1,) * x.ndim)
+                x = lax.dynamic_update_slice(x, number, (0,) * x.ndim)
+            return x
+
+        program = jax.jit(chain, donate_argnums=0, compiler_options={**GPU_OPTIONS, **options})
+        x = jax.block_until_ready(program(jnp.copy(args[0]), *args[1:]))
+        times = []
+        for _ in range(self._repeats):
+            begin = time.perf_counter()
+            x = jax.block_until_ready(program(x, *args[1:]))
+            times.append((time.perf_counter() - begin) / length)
+        return 1000 * statistics.median(times)
+
+
+def normal(seed: int, shape: tuple[int, ...], dtype: Any = jnp.bfloat16, spread: float = 1.0) -> jax.Array:
+    return (spread * jax.random.normal(jax.random.key(seed, impl="unsafe_rbg"), shape, jnp.float32)).astype(dtype)
+
+
+def relative_error(ours: jax.Array, expected: jax.Array) -> float:
+    ours, expected = ours.astype(jnp.float32), expected.astype(jnp.float32)
+    return float(jnp.linalg.norm(ours - expected) / jnp.linalg.norm(expected))
+
+
+def poison() -> None:
+    """Leave NaN in the memory that the next results will be written to."""
+    jax.block_until_ready([jnp.full((1 << 26,), jnp.nan, jnp.float32) for _ in range(4)])
+
+
+def check(config: Any, clock: Clock, report: Report) -> None:
+    """The attention kernel at odd lengths, with dynamic lengths, extreme logits and poisoned outputs, three times bit by bit."""
+    cases = [
+        (1, 128, 128, 2, None, 1.0), (1, 1, 1, 1, None, 1.0), (2, 130, 150, 3, None, 3.0), (1, 64, 257, 2, None, 3.0),
+        (1, 1000, 1001, 5, None, 3.0), (2, 130, 300, 2, 0, 3.0), (2, 130, 300, 2, 129, 3.0), (1, 500, 512, 4, None, 300.0),
+        (1, 1170, 32, 40, None, 3.0), (1, 5265, 10_530, 4, None, 3.0), (1, 10_530, 10_530, 4, 10_001, 3.0),
+    ]  # fmt: skip
+    worst = 0.0
+    for batch, queries, keys, heads, length, spread in cases:
+        q, k, v = (normal(i, (batch, n, heads, 128)) for i, n in enumerate((queries, keys, keys)))
+        q = (q * spread).astype(q.dtype)
+        dynamic = None if length is None else jnp.int32(length)
+        name = f"{batch}×{queries}×{keys}×{heads}, length {length}, spread {spread}"
+        with _told(report, name):
+            attend = jax.jit(functools.partial(mosaic_gpu.attention, return_lse=True))
+            results = []
+            for _ in range(3):
+                poison()
+                results.append(jax.block_until_ready(attend(q, k, v, key_length=dynamic)))
+            out, lse = results[0]
+            same = all(bool(jnp.array_equal(a, b)) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+            with jax.default_matmul_precision("highest"):
+                wide = (x.astype(jnp.float32) for x in (q, k, v))
+                expected, expected_lse = jax.jit(functools.partial(reference.attention, return_lse=True))(*wide, key_length=dynamic)
+            if length == 0:
+                error = float(jnp.max(jnp.abs(out.astype(jnp.float32)))) + float(jnp.sum(lse != -jnp.inf))
+            else:
+                error = relative_error(out, expected)
+            lse_error = float(jnp.max(jnp.where(jnp.isneginf(expected_lse), 0.0, jnp.abs(lse - expected_lse))))
+            right = same and error < 6e-3 and lse_error < 1e-3 * max(1.0, spread)
+            worst = max(worst, error)
+            report(
+                name,
+                error=error,
+                lse_error=lse_error,
+                verdict="ok" if right else "WRONG" if same else "WRONG, differs between runs",
+            )
+    report("largest error", error=worst)
+
+
+class Step:
+    """One prediction of the DiT's velocity on random inputs."""
+
+    def __init__(self, config: Any):
+        stream, self.config = config.stream, config.model.dit
+        self.geometry = Geometry(*config.stream.buckets[0], stream.frames, stream.motion_frames)
+        grid = (1, *self.geometry.latent_grid)
+        self.latents = normal(0, (*grid, self.config.out_channels), jnp.float32)
+        self.condition = normal(1, (*grid, self.config.in_channels - self.config.out_channels))
+        self.time = jnp.full((1,), 750.0, jnp.float32)
+        self.rope = tuple(map(jnp.asarray, rotary_3d(self.geometry.token_grid, self.config.head_dim)))
+
+    def keys_values(self, dit: DiT) -> tuple[list, list]:
+        config = self.config
+        text, image = normal(2, (1, config.text_len // 8, config.text_dim)), normal(3, (1, 257, config.clip_dim))
+        windows = (1, 1, self.geometry.frames, config.audio_window, config.audio_blocks, config.audio_channels)
+        context = compiled(lambda dit, *args: dit.context(*args), dit)(text, image)
+        return jax.block_until_ready((context, compiled(lambda dit, x: dit.audio(x), dit)(normal(4, windows))))
+
+    def program(self, dit: DiT, parallel: Parallel) -> Callable:
+        """(latents, keys and values) -> velocity."""
+
+        def run(dit, latents, keys_values):
+            context, audio = keys_values
+            return dit(latents, self.condition, self.time, rope=self.rope, context=context, audio=audio, parallel=parallel)
+
+        return compiled(run, dit)
+
+    def tera_operations(self) -> float:
+        """Multiplications and additions of linear layers and attention in one step, in 10^12."""
+        tokens, dim, ffn, layers = self.geometry.tokens, self.config.dim, self.config.ffn_dim, self.config.num_layers
+        linear = 2 * tokens * dim * (8 * dim + 2 * ffn)
+        attention = 4 * tokens * dim * (tokens + self.config.text_len + 257 + self.config.audio_context_tokens)
+        return layers * (linear + attention) / 1e12
+
+
+def distance(velocity: jax.Array, expected: jax.Array) -> dict[str, float]:
+    cosine = jnp.sum(velocity * expected) / jnp.linalg.norm(velocity) / jnp.linalg.norm(expected)
+    return {"error": relative_error(velocity, expected), "cosine": float(cosine)}
+
+
+def dit(config: Any, clock: Clock, report: Report) -> None:
+    """A whole step in bf16 and in 8 bits, with each attention."""
+    step = Step(config)
+    begin = time.perf_counter()
+    native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
+    keys_values = step.keys_values(native)
+    small = quantize_network(native, DIT_FP8)
+    report("weights made and made small", seconds=time.perf_counter() - begin)
+    mosaic = "mosaic, cudnn for short keys"
+    attends = {
+        "cudnn": Parallel(attend=cudnn.attention, attend_local=cudnn.attention),
+        mosaic: Parallel(attend=mosaic_gpu.attention, attend_local=cudnn.attention),
+        "mosaic": Parallel(attend=mosaic_gpu.attention, attend_local=mosaic_gpu.attention),
+    }
+    velocities = {}
+    for weights, attend in (("bf16", "cudnn"), ("fp8", "cudnn"), ("bf16", mosaic), ("fp8", mosaic), ("fp8", "mosaic")):
+        name = f"DiT step, {weights}, {attend}"
+        with _told(report, name):
+            if clock.left() < 25.0:
+                report(name, skipped="no time left")
+                continue
+            begin = time.perf_counter()
+            program = step.program(native if weights == "bf16" else small, attends[attend])
+            velocities[name] = velocity = jax.block_until_ready(program(step.latents, keys_values))
+            compilation = time.perf_counter() - begin
+            times = []
+            for _ in range(8):
+                begin = time.perf_counter()
+                velocity = jax.block_until_ready(program(step.latents + 1e-3 * velocity, keys_values))
+                times.append(1000 * (time.perf_counter() - begin))
+            ms = statistics.median(times)
+            report(name, ms=ms, spread=max(times) - min(times), TFLOPs=1000 * step.tera_operations() / ms, compile_s=compilation)
+    base = velocities.pop("DiT step, bf16, cudnn", None)
+    if base is not None:
+        for name, velocity in velocities.items():
+            report(f"{name}: against bf16, cudnn", **distance(velocity, base))
+    memory = jax.devices()[0].memory_stats() or {}
+    report("peak memory", GiB=memory.get("peak_bytes_in_use", 0) / 2**30)
+
+
+def accuracy(config: Any, clock: Clock, report: Report) -> None:
+    """How far the velocity in bf16 is from that with float32 activations, and in 8 bits from both; each kind of layer apart too."""
+    step = Step(config)
+    native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
+    wide = nnx.clone(native)
+    wide.dtype = jnp.float32
+
+    def by_head(q, k, v, **options):
+        """The reference, a head at a time: all heads' float32 logits are 18 GB."""
+        heads = (jnp.moveaxis(x, 2, 0)[:, :, :, None] for x in (q, k, v))
+        return jnp.moveaxis(lax.map(lambda x: reference.attention(*x, **options), tuple(heads))[..., 0, :], 0, 2)
+
+    exact = Parallel(attend=by_head, attend_local=by_head)
+    short = Parallel(attend=cudnn.attention, attend_local=cudnn.attention) if jax.default_backend() == "gpu" else exact
+    with jax.default_matmul_precision("highest"):
+        expected = jax.block_until_ready(step.program(wide, exact)(step.latents, step.keys_values(wide)))
+    del wide
+    keys_values = step.keys_values(native)
+    base = step.program(native, short)(step.latents, keys_values)
+    report("bf16 against float32", **distance(base, expected))
+    tables = {"all of the table": DIT_FP8, **{pattern: {pattern: form} for pattern, form in DIT_FP8.items()}}
+    for name, table in tables.items():
+        if clock.left() < 30.0:
+            return
+        velocity = step.program(quantize_network(native, table), short)(step.latents, keys_values)
+        report(f"8 bits, {name}: against float32", **distance(velocity, expected))
+        report(f"8 bits, {name}: against bf16", **distance(velocity, base))
+
+
+def attention(config: Any, clock: Clock, report: Report) -> None:
+    """Attention kernels at the shapes of the model, and the shares of two and four GPUs."""
+    shapes = dict(attention_specs.SPECS)
+    del shapes["self_tiny"]
+    shapes |= {"self_720x416, half the heads": (10_530, 10_530, 20, 128), "self_720x416, a quarter": (10_530, 10_530, 10, 128)}
+    shapes |= {"10,544 tokens": (10_544, 10_544, 40, 128)}
+    programs = jax.devices()[0].core_count
+    configs = {
+        f"ours {q}×{kv}, {stages} stages, {pieces} pieces": mosaic_gpu.Config(q, kv, stages, programs, pieces)
+        for q, kv, stages, pieces in [(64, 128, 2, 2), (64, 64, 4, 2), (64, 64, 3, 2), (64, 128, 2, 1)]
+    }
+    for shape, (queries, keys, heads, width) in shapes.items():
+        batch = 9 if shape.startswith("audio") else 1
+        q, k, v = (normal(i, (batch, n, heads, width)) for i, n in enumerate((queries, keys, keys)))
+        work = 4 * batch * queries * keys * heads * width / 1e9
+        long = keys > 1000
+        runs: dict[str, Callable] = {"cudnn": cudnn.attention}
+        for name, variant in configs.items():
+            if variant.pieces == 2 or (queries % 8 == 0 and keys % 8 == 0):
+                runs[name] = lambda q, k, v, variant=variant: mosaic_gpu.forward(q, k, v, None, return_lse=False, config=variant)[0]
+        if shape == "self_720x416":
+            runs["ours with log-sum-exp"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, return_lse=True)[0]
+            runs["ours with a length"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, key_length=jnp.int32(k.shape[1]))
+            runs["JAX's Mosaic GPU, float16, padded to 10,624"] = _jax_mosaic
+        for name, fn in runs.items():
+            with _told(report, f"{shape}: {name}"):
+                if clock.left() < 10.0:
+                    return
+                ms = clock.milliseconds(fn, q, k, v, length=8 if long else 32)
+                report(f"{shape}: {name}", ms=ms, TFLOPs=work / ms)
+        if shape == "self_720x416":
+            with _told(report, "PyTorch"):
+                _torch_attention(q, k, v, work, report)
+
+
+def _jax_mosaic(q, k, v):
+    """JAX's own kernel as released: float16 only, no scale, whole blocks."""
+    from jax.experimental.pallas.ops.gpu import attention_mgpu
+
+    config = attention_mgpu.TuningConfig(block_q=64, block_kv=128, max_concurrent_steps=2)
+    padded = (jnp.pad(x.astype(jnp.float16), ((0, 0), (0, -x.shape[1] % 128), (0, 0), (0, 0))) for x in (q, k, v))
+    return attention_mgpu.attention(*padded, config)
+
+
+def _torch_attention(q, k, v, work: float, report: Report) -> None:
+    try:
+        import torch
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:
+        report("PyTorch", skipped="not installed")
+        return
+    inputs = [torch.randn(x.shape, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for x in (q, k, v)]
+    for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION)):
+        times = []
+        with sdpa_kernel(backend), torch.no_grad():
+            for _ in range(7):
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                for _ in range(8):
+                    torch.nn.functional.scaled_dot_product_attention(*inputs)
+                end.record()
+                torch.cuda.synchronize()
+                times.append(begin.elapsed_time(end) / 8)
+        ms = statistics.median(times[1:])
+        report(f"self_720x416: PyTorch {torch.__version__} {name}", ms=ms, TFLOPs=work / ms)
+
+
+def linear(config: Any, clock: Clock, report: Report) -> None:
+    """Linear layers in bf16 and in 8 bits: the product alone, and with the activation's quantisation."""
+
+    def static(x, weight, bias):
+        """Scales that are numbers, in the form that cuBLASLt takes with its bias."""
+        rows = jnp.pad(jnp.clip(x.astype(jnp.float32) * 8.0, -448.0, 448.0).astype(weight.dtype), ((0, -len(x) % 16), (0, 0)))
+        wide = rows.astype(x.dtype) * jnp.asarray(0.125, x.dtype), weight.astype(x.dtype) * jnp.asarray(0.01, x.dtype)
+        return (lax.dot_general(*wide, (((1,), (1,)), ((), ()))) + bias)[: len(x)]
+
+    for name, (tokens, inputs, outputs) in linear_specs.SPECS.items():
+        kernel, bias = normal(1, (inputs, outputs), spread=inputs**-0.5), normal(2, (outputs,))
+        weight, scale = jax.jit(quantize)(kernel)
+        work = 2 * tokens * inputs * outputs / 1e9
+        for rows in (tokens, -(-tokens // 16) * 16, -(-tokens // 128) * 128):
+            x = normal(0, (rows, inputs))
+            short = x.astype(weight.dtype)
+            runs: dict[str, tuple[Callable, tuple]] = {
+                "bf16": (lambda x, kernel, bias: x @ kernel + bias, (x, kernel, bias)),
+                "8 bits, a scale a token": (cublaslt.linear, (x, weight, scale, bias)),
+                "8 bits, fixed scales": (static, (x, weight, bias)),
+                "8 bits, the product alone": (lambda x, w: cublaslt.matmul(x, w, jnp.bfloat16), (short, weight)),
+            }
+            for what, (fn, args) in runs.items():
+                with _told(report, f"{name}, {rows} rows: {what}"):
+                    if clock.left() < 8.0:
+                        return
+                    ms = clock.milliseconds(fn, *args, length=16)
+                    error = {"error": relative_error(jax.jit(fn)(*args), x @ kernel + bias)} if what.endswith("token") else {}
+                    report(f"{name}, {rows} rows: {what}", ms=ms, TFLOPs=work / ms, **error)
+
+
+def norms(config: Any, clock: Clock, report: Report) -> None:
+    """RMS norm with rotary positions: what XLA makes of the reference, and one Triton kernel."""
+    geometry = Geometry(*config.stream.buckets[0], config.stream.frames, config.stream.motion_frames)
+    model: DiTConfig = config.model.dit
+    x, weight = normal(0, (1, geometry.tokens, model.dim)), normal(1, (model.dim,))
+    cos, sin = map(jnp.asarray, rotary_3d(geometry.token_grid, model.head_dim))
+    bytes_moved = 2 * x.nbytes / 1e9
+    xla = functools.partial(norm_rope, eps=model.eps)
+    flat: Callable = lambda *args: xla(*args).reshape(x.shape)  # noqa: E731
+    ms = clock.milliseconds(flat, x, weight, cos, sin, length=64)
+    report("norm and rotary: XLA", ms=ms, TB_s=bytes_moved / ms)
+    from livetalk_jax.kernels.norm_rope import triton
+
+    for warps in (4, 8, 16):
+        fused = functools.partial(triton.norm_rope, eps=model.eps, warps=warps)
+        with _told(report, f"norm and rotary: Triton, {warps} warps"):
+            poison()
+            error = relative_error(jax.jit(fused)(x, weight, cos, sin), jax.jit(xla)(x, weight, cos, sin))
+            ms = clock.milliseconds(lambda *args, f=fused: f(*args).reshape(x.shape), x, weight, cos, sin, length=64)
+            report(f"norm and rotary: Triton, {warps} warps", ms=ms, TB_s=bytes_moved / ms, error=error)
+
+
+_RUN = {"check": check, "dit": dit, "attention": attention, "linear": linear, "norm_rope": norms, "accuracy": accuracy}
