@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 8)  # for tests/parallel; everything else runs on the first
+
 
 def pytest_collection_modifyitems(items):
     marked = [item for item in items if item.get_closest_marker("gpu")]

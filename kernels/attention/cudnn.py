@@ -36,8 +36,10 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
         return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
     scale = q.shape[-1] ** -0.5
     if lengths is None:
-        return dot_product_attention(q, k, v, scale=scale, return_residual=True)
-    every = jnp.full((q.shape[0],), q.shape[1], jnp.int32)
-    return dot_product_attention(
-        q, k, v, q_seqlen=every, kv_seqlen=lengths, scale=scale, mask_type=MaskType.PADDING, return_residual=True
-    )
+        out, lse = dot_product_attention(q, k, v, scale=scale, return_residual=True)
+    else:
+        every = jnp.full((q.shape[0],), q.shape[1], jnp.int32)
+        out, lse = dot_product_attention(
+            q, k, v, q_seqlen=every, kv_seqlen=lengths, scale=scale, mask_type=MaskType.PADDING, return_residual=True
+        )
+    return out, _forward_only(lse)

@@ -63,7 +63,7 @@ def put(tree: Any, sharding: Sharding) -> Any:
         if sharding.is_fully_addressable or (isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)):
             return jax.device_put(x, sharding)
         # jax.device_put would send everything around to see that it is the same.
-        parts = [jax.device_put(x, device) for device in sharding.addressable_devices]
+        parts = [jax.device_put(x, device) for device in sharding.addressable_devices_indices_map(x.shape)]
         return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
 
     return jax.tree.map(one, tree)

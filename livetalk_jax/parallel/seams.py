@@ -24,11 +24,14 @@ class Parallel:
     """One device by default.
 
     Attributes:
-        attend: self-attention over all video tokens. q, k, v: [B, N, A, K], the tokens held here; returns [B, N, A, K].
+        attend: self-attention over all video tokens. q, k, v: [B, N, A, K], the tokens held here; returns [B, N, A, K]. With
+            `row_multiple`, `key_length` tells how many of them are tokens.
         attend_local: attention whose keys and values are whole on every device (text, image, audio). Same shapes, any key length.
         pad_spatial: (x, axis, low, high) pads rows or columns of x by what the neighbours hold, zeros at the picture's edge.
         gather_spatial: [B, rows, columns, ...] held here -> the whole picture.
         take_spatial: (x, axis) the part held here of x, which is whole, with rows at `axis` and columns behind them.
+        row_multiple: tokens are padded to a multiple of this, which matrix products want (8 in bfloat16, 16 in 8 bits); without it
+            XLA copies every operand of every linear layer to pad it.
         mean: of a video [B, F, Y, X, C] over axes (2, 3), the whole picture's rows and columns.
         max, min: of tokens [B, N, C] over axis 1, all tokens.
     """
@@ -38,6 +41,7 @@ class Parallel:
     pad_spatial: Callable[[jax.Array, int, int, int], jax.Array] = _pad_zeros
     gather_spatial: Callable[[jax.Array], jax.Array] = lambda x: x
     take_spatial: Callable[[jax.Array, int], jax.Array] = lambda x, axis: x
+    row_multiple: int = 1
     mean: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.mean(x, axes, keepdims=True)
     max: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.max(x, axes, keepdims=True)
     min: Callable[[jax.Array, Sequence[int]], jax.Array] = lambda x, axes: jnp.min(x, axes, keepdims=True)

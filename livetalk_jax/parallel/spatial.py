@@ -134,10 +134,14 @@ class Picture:
         frames = x.shape[1] // (h * w)
         return jnp.where(jnp.tile(valid.reshape(-1), frames)[None, :, None], x, otherwise)
 
+    # Gathered rather than lax.pmax and lax.pmin, which have no derivative.
+
     def max(self, x: jax.Array, over: Sequence[int]) -> jax.Array:
         """Maximum of [B, N, C] over all true tokens."""
-        return jax.lax.pmax(jnp.max(self._true_tokens(x, over, -jnp.inf), over, keepdims=True), self.names)
+        here = jnp.max(self._true_tokens(x, over, -jnp.inf), over, keepdims=True)
+        return jnp.max(jax.lax.all_gather(here, self.names), 0)
 
     def min(self, x: jax.Array, over: Sequence[int]) -> jax.Array:
         """Minimum of [B, N, C] over all true tokens."""
-        return jax.lax.pmin(jnp.min(self._true_tokens(x, over, jnp.inf), over, keepdims=True), self.names)
+        here = jnp.min(self._true_tokens(x, over, jnp.inf), over, keepdims=True)
+        return jnp.min(jax.lax.all_gather(here, self.names), 0)
