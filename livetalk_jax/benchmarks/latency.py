@@ -22,7 +22,7 @@ from livetalk_jax.diffusion.sampler import noise_draws
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.layout import WHOLE
 from livetalk_jax.stream.chunk import denoise
-from livetalk_jax.stream.networks import Networks, random_networks
+from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
@@ -50,9 +50,9 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def measure(pipeline: Pipeline, networks: Networks, repeats: int) -> dict[str, float]:
+def measure(pipeline: Pipeline, repeats: int) -> dict[str, float]:
     """Seconds a call of every stage, on all devices of the pipeline's plan."""
-    geometry, stream, sampler = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler
+    geometry, stream, sampler, networks = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, pipeline.networks
     rng = np.random.default_rng(0)
     portrait = rng.uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
     seconds = {}
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
     where = layout(config, size)
     networks = random_networks(config.model, config.runtime.dtype, seed=0, sharding=where.whole)
     pipeline = Pipeline(networks, config, size, load_tokenizer(config.model.tokenizer, config.model.dit.text_len))
-    seconds = measure(pipeline, networks, values.repeats)
+    seconds = measure(pipeline, values.repeats)
 
     device = where.devices[0]
     memory = device.memory_stats() or {}

@@ -80,7 +80,7 @@ class Pipeline:
         logger.info("attention: %s", self.attention)
         self.layout = layout(config, size, devices)
         logger.info("plan: %s", self.layout.explain())
-        networks = put(networks, self.layout.whole)
+        self.networks = networks = put(networks, self.layout.whole)
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
 
