@@ -10,6 +10,7 @@ Nothing is written unless every tensor is accounted for. Errors are one line, or
 
 import argparse
 import collections
+import ctypes
 import importlib
 import math
 import pkgutil
@@ -166,6 +167,18 @@ class _bar:
         self._bar.close()
 
 
+def _give_memory_back() -> None:
+    """Have glibc map every block of a MiB or more, so that it goes back to the system when it is freed.
+
+    Otherwise glibc learns from the first large arrays to keep such blocks, in an arena for each of the many threads that read and
+    write: an export then holds 2 GiB more than it uses.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        m_mmap_threshold = -3  # malloc.h
+        mallopt(m_mmap_threshold, 1 << 20)
+
+
 def say(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr)
@@ -194,6 +207,7 @@ def run(arguments: list[str], program: str = "python -m livetalk_jax.conversion"
     command.add_argument("sources", type=Path, nargs="+", metavar="FOLDER")
     command.set_defaults(run=inspect)
     options = parser.parse_args(arguments)
+    _give_memory_back()
     jax.config.update("jax_platforms", "cpu")  # nothing here needs an accelerator, and it may be in use
     try:
         options.run(options)
