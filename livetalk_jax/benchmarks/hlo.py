@@ -50,15 +50,15 @@ class Collective:
         return sum(BYTES[dtype] * math.prod(dims) for dtype, dims in self.operands)
 
     @property
-    def sent_bytes(self) -> float:
-        """Bytes that leave the device that sends most; sums go round a ring, twice."""
+    def sent_bytes(self) -> dict[int, float]:
+        """Bytes that leave each device that takes part; sums go round a ring, twice."""
         if self.kind == "collective-permute":
-            return self.operand_bytes * any(source != target for source, target in self.groups)
+            return {source: float(self.operand_bytes) for source, target in self.groups if source != target}
         size = max(map(len, self.groups))
         share = {"all-to-all": 1 / size, "all-gather": 1.0, "all-reduce": 2 / size, "reduce-scatter": 1 / size}
         if self.kind not in share:
             raise ValueError(f"how much a {self.kind} sends is not known here")
-        return self.operand_bytes * (size - 1) * share[self.kind]
+        return {device: self.operand_bytes * (size - 1) * share[self.kind] for group in self.groups for device in group}
 
 
 Counts = Mapping[Collective, int]
@@ -165,9 +165,14 @@ def collectives(text: str) -> collections.Counter[Collective]:
 
 
 def by_kind(counts: Counts, share: float = 1.0) -> dict[str, tuple[float, float]]:
-    """{kind: (how many, bytes that leave the busiest device)}; `share` of them."""
-    sums: dict[str, tuple[float, float]] = {}
+    """{kind: (how many, bytes that leave the device that sends most in all)}; `share` of them."""
+    sent: dict[str, collections.Counter[int]] = {}
+    number: collections.Counter[str] = collections.Counter()
     for collective, count in counts.items():
-        number, sent = sums.get(collective.kind, (0.0, 0.0))
-        sums[collective.kind] = number + count * share, sent + count * share * collective.sent_bytes
-    return sums
+        number[collective.kind] += count
+        devices = sent.setdefault(collective.kind, collections.Counter())
+        for device, amount in collective.sent_bytes.items():
+            devices[device] += count * amount
+    total = sum(sent.values(), collections.Counter())
+    busiest = max(total, key=total.__getitem__, default=0)
+    return {kind: (number[kind] * share, float(devices[busiest]) * share) for kind, devices in sent.items()}
