@@ -15,6 +15,7 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.config import AdaptationConfig, TrainConfig
+from livetalk_jax.data.pipeline import CachedData
 from livetalk_jax.parallel.mesh import make_mesh
 from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.shapes import Geometry
@@ -43,6 +44,13 @@ def placement_for(config: TrainConfig) -> Placement:
 
 def open_data(config: TrainConfig) -> TrainData:
     rows = config.data.batch // jax.process_count()
+    if config.data.source == "cache":
+        if not config.data.path:
+            raise flags.UsageError("config.data.path is missing: the folder that `livetalk data prepare` wrote")
+        return CachedData(
+            config.data.path, config.model, config.stream, batch=rows, chunks=config.data.chunks, seed=config.loop.seed,
+            process=jax.process_index(), processes=jax.process_count(),
+        )  # fmt: skip
     sizes = [Geometry(*size, config.stream.frames, config.stream.motion_frames) for size in config.stream.buckets]
     return SyntheticData(
         config.model, sizes, batch=rows, chunks=config.data.chunks, seed=config.loop.seed, process=jax.process_index()

@@ -34,7 +34,10 @@ ARROWS = {
     "stream.chunk": {*STREAM, "nn.stack"},  # training chooses how blocks run
     "stream.conditioning": {*STREAM, "nn.rotary"},  # its tables are a session's data
     # Never stream's host loop.
-    "training": {"stream.chunk", "stream.conditioning", "stream.color", "stream.networks", "nn", "kernels", "media", *STREAM} - {"stream"},
+    "training": {"stream.chunk", "stream.conditioning", "stream.color", "stream.networks", "nn", "kernels", "media", *STREAM}
+    - {"stream"},
+    "data": {"config", "media", "tokenizer", "stream.audio", "stream.color", "stream.networks", "models.wav2vec2", "training.batch"},
+    "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
     "flags": {"config", "configs"},

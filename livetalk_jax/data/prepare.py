@@ -201,7 +201,7 @@ def report(cache: Cache, bounds: filters.Filters) -> dict[str, Any]:
     return {
         "source": recipe["source"],
         "root": recipe["root"],
-        "recordings_used": len(records),
+        "recordings_chosen": len(records),
         "clips_chosen": sum(len(part.clips) for part in plan),
         "clips_written": held,
         "parts": [len(finished), len(plan)],
@@ -220,10 +220,11 @@ def report(cache: Cache, bounds: filters.Filters) -> dict[str, Any]:
 
 def readable(facts: dict[str, Any]) -> str:
     """A report for people."""
+    persons = sum(facts["persons"].values())
     lines = [
         f"{facts['source']} in {facts['root']}",
-        f"{facts['recordings_used']} recordings of {sum(facts['persons'].values())} persons, {facts['clips_chosen']} clips chosen, "
-        f"{facts['clips_written']} written: {facts['hours']:.2f} hours, {facts['bytes'] / 2**30:.3f} GiB, "
+        f"chosen: {facts['recordings_chosen']} recordings of {persons} persons, {facts['clips_chosen']} clips",
+        f"written: {facts['clips_written']} clips, {facts['hours']:.2f} hours, {facts['bytes'] / 2**30:.3f} GiB, "
         f"{facts['parts'][0]} of {facts['parts'][1]} parts",
         "",
     ]

@@ -3,7 +3,9 @@
 import collections
 import dataclasses
 import itertools
+import struct
 
+import av
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from livetalk_jax.data import buckets
 from livetalk_jax.data.clips import Clip, ClipConfig, choose_clips, clip_frames, read, split_of
 from livetalk_jax.data.decode import probe, read_frames, read_sound
 from livetalk_jax.data.record import Damaged, Record
+from livetalk_jax.media import VideoWriter
 from tests.data import sets
 from tests.data.sets import RATE, grey_to_number, write_video
 
@@ -268,3 +271,38 @@ def test_sound_that_ends_early(tmp_path):
     assert len(read_sound(str(path), 1.0, 1.2, RATE)) == round(1.2 * RATE)
     with pytest.raises(Damaged, match="its sound ends at 2"):
         read_sound(str(path), 1.0, 2.0, RATE)
+
+
+def test_a_phones_video_is_turned_upright(tmp_path, stream):
+    picture = np.zeros((48, 96, 3), np.uint8)
+    picture[:24, :48] = 255, 0, 0  # what is at its top left …
+    path = tmp_path / "a.mp4"
+    with VideoWriter(path, 48, 96, fps=25, sample_rate=RATE) as writer:
+        writer.write_frames(np.stack([picture] * 50))
+        writer.write_audio(np.zeros(2 * RATE, np.float32))
+    content = bytearray(path.read_bytes())
+    matrix = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    place = content.index(matrix, content.index(b"tkhd"))
+    content[place : place + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 48 << 16, 0, 0x40000000)  # x' = 48 − y, y' = x
+    path.write_bytes(content)
+    assert probe(record_of(path))[:2] == (96, 48)
+    (frame,) = read_frames(str(path), [0.5], np.copy)
+    assert frame.shape == (96, 48, 3)
+    assert frame[10, -10, 0] > 240, "… comes to the top right"
+    assert frame[10, 10, 0] < 16
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_streams_that_do_not_begin_at_zero(videos, tmp_path, shift):
+    path = tmp_path / "late.mkv"
+    with av.open(str(videos[25])) as source, av.open(str(path), "w") as target:
+        streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.pts += round(shift / packet.time_base)
+                packet.dts += round(shift / packet.time_base)
+                packet.stream = streams[packet.stream]
+                target.mux(packet)
+    assert numbers(path, [0.0, 2.0]) == [0, 50 % 20]
+    # Without MP4's edit list, AAC's 1024 samples of padding are heard.
+    assert clicks_in(read_sound(str(path), 0.5, 5.0, RATE)) == pytest.approx([0.5, 3.5], abs=0.07)

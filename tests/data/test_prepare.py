@@ -105,7 +105,9 @@ def prepared(config_file, talkvid_root, weights, tmp_path_factory):
 def test_report(prepared, capsys):
     facts = json.loads((prepared / "report.json").read_text())
     assert facts["left_out"] == sets.TALKVID_LEFT_OUT
-    assert facts["clips_written"] == facts["recordings_used"] - 1 == sets.TALKVID_GOOD, "the truncated one fails when it is decoded"
+    assert facts["clips_written"] == facts["recordings_chosen"] - 1 == sets.TALKVID_GOOD, (
+        "the truncated one fails when it is decoded"
+    )
     assert sum(facts["persons"].values()) == sets.TALKVID_GOOD + 1
     assert facts["parts"][0] == facts["parts"][1]
     assert sum(sum(sizes.values()) for sizes in facts["clips"].values()) == sets.TALKVID_GOOD
