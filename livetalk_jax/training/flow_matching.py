@@ -76,7 +76,7 @@ def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array,
     """
     warm = latents[:, :motion_latents]
     start = warm if cold_latent == "first_frame" else portrait_motion(portrait_latent, motion_latents).latents
-    return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, 1, motion_latents))
+    return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, jnp.int32(1), jnp.int32(motion_latents)))
 
 
 def flow_matching_loss(

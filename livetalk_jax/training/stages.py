@@ -18,12 +18,13 @@ from livetalk_jax.kernels import attention
 from livetalk_jax.models.dit import DiT, token_grid
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.nn.stack import Execution
+from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.mesh import BATCH
 from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.shapes import latent_frames
 from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
 from livetalk_jax.stream.conditioning import Conditions, mark_reference, portrait_motion
-from livetalk_jax.stream.networks import GPU_OPTIONS, load_network, random_network
+from livetalk_jax.stream.networks import GPU_OPTIONS, random_network
 from livetalk_jax.training import distillation, flow_matching, lora, rollout
 from livetalk_jax.training.batch import TrainBatch
 from livetalk_jax.training.state import (
@@ -31,7 +32,6 @@ from livetalk_jax.training.state import (
     Placement,
     Template,
     Weights,
-    flatten,
     learn,
     materialize,
     new_learner,
@@ -101,12 +101,12 @@ class Stage:
 
     Args:
         config: of the run.
-        placement: where arrays lie.
+        where: arrays lie.
         negative_text: [L, text_dim], of the negative prompt.
     """
 
-    def __init__(self, config: Any, placement: Placement, negative_text: np.ndarray):
-        self.config, self.placement = config, placement
+    def __init__(self, config: Any, where: Placement, negative_text: np.ndarray):
+        self.config, self.placement = config, where
         dtype = jnp.dtype(config.runtime.dtype)
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
         self.execution = Execution(scan=config.execution.scan, remat=config.execution.remat)
@@ -139,7 +139,7 @@ class Stage:
         if config.lora.rank:
             weights = lora.factors(jax.random.key(config.loop.seed), self.dit.shapes, config.lora)
         else:
-            weights = starting_weights(config, self.dit, self.placement, jnp.float32)
+            weights = starting_weights(config, "dit", self.dit, jnp.float32, self.placement.weights)
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
         return jax.jit(self._new_learners, out_shardings=shardings)(weights)
 
@@ -157,14 +157,10 @@ class Stage:
         """What stays as it is."""
         config, dtype = self.config, jnp.dtype(self.config.runtime.dtype)
         needed = self.needs_base or config.lora.rank > 0
-        if config.checkpoint:
-            vae = load_network(config.model, "vae", dtype, config.checkpoint)
-        else:
-            vae = random_network(config.model, "vae", dtype, config.loop.seed)
         return Frozen(
-            base=starting_weights(config, self.dit, self.placement, dtype) if needed else {},
-            vae=jax.device_put(flatten(vae), self.placement.whole),
-            negative_text=jax.device_put(self._negative_text, self.placement.whole),
+            base=starting_weights(config, "dit", self.dit, dtype, self.placement.weights) if needed else {},
+            vae=starting_weights(config, "vae", self.vae, dtype, lambda shapes: dict.fromkeys(shapes, self.placement.whole)),
+            negative_text=placement.put(self._negative_text, self.placement.whole),
         )
 
     # Programs
@@ -235,8 +231,8 @@ class Adaptation(Stage):
     config: AdaptationConfig
     watched = "loss"
 
-    def __init__(self, config: AdaptationConfig, placement: Placement, negative_text: np.ndarray):
-        super().__init__(config, placement, negative_text)
+    def __init__(self, config: AdaptationConfig, where: Placement, negative_text: np.ndarray):
+        super().__init__(config, where, negative_text)
         self._update = self.update_program(self.adapt, "student")
 
     @property
@@ -276,13 +272,14 @@ class Distillation(Stage):
     watched = "student/loss"
     needs_base = True
 
-    def __init__(self, config: DistillationConfig, placement: Placement, negative_text: np.ndarray):
-        super().__init__(config, placement, negative_text)
+    def __init__(self, config: DistillationConfig, where: Placement, negative_text: np.ndarray):
+        super().__init__(config, where, negative_text)
         matching = config.distribution_matching
         self.real = self.runner.guided(matching.text_guidance, matching.audio_guidance)
-        self._begin = self.program(self.begin)
-        self._advance = self.program(self.advance)
-        self._enter = self.program(self.enter)
+        # Motion lies the same way whichever program it comes from: a second chunk compiles nothing.
+        self._begin, self._advance, self._enter = (
+            self.program(fn, out_shardings=where.rows) for fn in (self.begin, self.advance, self.enter)
+        )
         self._updates = {
             "student": self.update_program(self.match_distribution, "student"),
             "fake_score": self.update_program(self.follow_student, "fake_score"),
@@ -306,8 +303,8 @@ class Distillation(Stage):
     def inputs(
         self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn
     ) -> tuple[DiT, Conditions, jax.Array, jax.Array]:
-        """Network, conditions, audio windows and noise of a chunk of the rollout."""
-        dit = self.dit.build(self.weights(student, frozen))
+        """Network, conditions, audio windows and noise of a chunk of the rollout, which carries no gradient."""
+        dit = self.dit.build(self.weights(jax.lax.stop_gradient(student), frozen))
         noise = draw_noise(self.keys(turn.when)[1], turn.chunk, (self.config.sampler.steps, *batch.reference_latents.shape))
         return dit, conditions_of(dit, batch, batch.text), batch.audio[:, :, turn.chunk], noise
 
@@ -349,21 +346,21 @@ class Distillation(Stage):
         predict = self.real.velocity(dit, conditions, batch.audio[:, :, turn.chunk])
         return lambda x, timestep: predict(x, timestep, ())[0]
 
-    def match_distribution(
-        self, learner: Learner, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array
-    ) -> tuple[Learner, Metrics]:
-        """The student's update: gradient of the retained step alone; x, and all that led to it, comes in as numbers."""
+    def student_loss(
+        self, student: Weights, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Distribution matching of what the retained step makes of x; all that led to x comes in as numbers."""
         known = jnp.full_like(motion.known, self.motion_latents)
         true_motion = Motion(batch.chunk_latents[:, turn.chunk, : self.motion_latents], known)
+        return distillation.student_loss(
+            self.leave(student, frozen, batch, turn, x), motion, true_motion,
+            self.real_velocity(frozen, batch, turn), self.fake_velocity(fake, frozen, batch, turn),
+            self.keys(turn.when)[2], self.config.distribution_matching,
+        )  # fmt: skip
 
-        def loss(student: Weights):
-            return distillation.student_loss(
-                self.leave(student, frozen, batch, turn, x), motion, true_motion,
-                self.real_velocity(frozen, batch, turn), self.fake_velocity(fake, frozen, batch, turn),
-                self.keys(turn.when)[2], self.config.distribution_matching,
-            )  # fmt: skip
-
-        return self.update(learner, "student", loss)
+    def match_distribution(self, learner: Learner, *args) -> tuple[Learner, Metrics]:
+        """The student's update; arguments as of `student_loss`."""
+        return self.update(learner, "student", lambda student: self.student_loss(student, *args))
 
     def follow_student(
         self, learner: Learner, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array

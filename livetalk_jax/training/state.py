@@ -113,13 +113,16 @@ def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str)
     return {name: weight.astype(dtype) for name, weight in trained.items()}
 
 
-def starting_weights(config: TrainConfig, template: Template, where: Placement, dtype: Any) -> Weights:
-    """The transformer that training starts from: of the configuration's checkpoint, or random; straight to where it belongs."""
-    shapes = {name: jax.ShapeDtypeStruct(x.shape, dtype) for name, x in template.shapes.items()}
-    shardings = where.weights(shapes)
+def starting_weights(
+    config: TrainConfig, name: str, template: Template, dtype: Any, place: Callable[[Any], Mapping[str, NamedSharding]]
+) -> Weights:
+    """A network ("dit", "vae") as training starts with it: of the configuration's checkpoint, or random; straight to its place.
+
+    place: shapes by path -> shardings by path.
+    """
+    shapes = {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in template.shapes.items()}
+    shardings = place(shapes)
     if config.checkpoint:
-        abstract = template.state(shapes)
-        return flatten(
-            checkpoint.load_network(config.checkpoint, "dit", abstract, config=config.model.dit, sharding=shardings.__getitem__)
-        )
-    return jax.jit(lambda: flatten(random_network(config.model, "dit", dtype, config.loop.seed)), out_shardings=shardings)()
+        abstract, size = template.state(shapes), getattr(config.model, name)
+        return flatten(checkpoint.load_network(config.checkpoint, name, abstract, config=size, sharding=shardings.__getitem__))
+    return jax.jit(lambda: flatten(random_network(config.model, name, dtype, config.loop.seed)), out_shardings=shardings)()

@@ -1,0 +1,51 @@
+"""One small stage of each kind, compiled once for all tests of this folder."""
+
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from livetalk_jax.config import TrainConfig
+from livetalk_jax.parallel.mesh import make_mesh
+from livetalk_jax.parallel.plan import Plan
+from livetalk_jax.shapes import Geometry
+from livetalk_jax.training.batch import SyntheticData, TrainBatch
+from livetalk_jax.training.loop import Feed
+from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State
+from livetalk_jax.training.state import Placement
+from tests.training import sizes
+
+
+def one_device() -> Placement:
+    return Placement(make_mesh(Plan(), jax.devices()[:1]))
+
+
+def synthetic(config: TrainConfig) -> SyntheticData:
+    geometry = Geometry(sizes.HEIGHT, sizes.WIDTH, config.stream.frames, config.stream.motion_frames)
+    return SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
+
+
+class Run(NamedTuple):
+    """A stage and what it starts with."""
+
+    stage: Stage
+    state: State
+    frozen: Frozen
+    batch: TrainBatch
+
+
+def begin(name: str) -> Run:
+    config = TrainConfig.from_config_dict(sizes.get_config(name))
+    data = synthetic(config)
+    stage = {"stage1": Adaptation, "stage2": Distillation}[name](config, one_device(), data.negative_text)
+    return Run(stage, stage.start(), stage.frozen(), next(Feed(data, stage.placement)))
+
+
+@pytest.fixture(scope="session")
+def stage1() -> Run:
+    return begin("stage1")
+
+
+@pytest.fixture(scope="session")
+def stage2() -> Run:
+    return begin("stage2")

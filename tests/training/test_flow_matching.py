@@ -1,0 +1,121 @@
+"""Stage 1's pure functions against values worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from livetalk_jax.config import FlowMatchingConfig
+from livetalk_jax.diffusion.sampler import Motion
+from livetalk_jax.training import flow_matching as fm
+
+B, T, H, W, C, M = 4, 5, 2, 3, 2, 2
+SHAPE = (B, T, H, W, C)
+CONFIG = FlowMatchingConfig(
+    timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
+    temporal_weight=0.0,
+)  # fmt: skip
+
+
+def random(seed, shape=SHAPE):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def motion(*known):
+    return Motion(random(9, (B, M, H, W, C)), jnp.asarray(known))
+
+
+def test_timesteps_are_shifted_uniform():
+    """P(t < 625) is P(u < 0.25) at shift 5: a quarter; and half of all are beyond 833."""
+    t = np.asarray(fm.draw_timesteps(jax.random.key(0), 100_000, 5.0))
+    assert t.min() >= 0 and t.max() < 1000
+    for bound, share in ((625.0, 0.25), (1000 * 2.5 / 3, 0.5), (937.5, 0.75)):
+        assert abs(np.mean(t < bound) - share) < 0.01
+
+
+def test_bell_weight():
+    """Self-Forcing's table: exp(−2((t − 500) / 1000)²) less its least, with mean 1 over the shifted grid."""
+    u = np.linspace(1, 0, 1001)[:-1]
+    grid = 1000 * 5 * u / (1 + 4 * u)
+    table = np.exp(-2 * ((grid - 500) / 1000) ** 2)
+    table -= table.min()
+    table *= 1000 / table.sum()
+    np.testing.assert_allclose(fm.bell_weight(jnp.asarray(grid), 5.0), table, atol=1e-5)
+
+
+def test_new_frames():
+    mask = np.asarray(fm.new_frames(motion(2, 1, 0, 2), T))[..., 0, 0, 0]
+    np.testing.assert_array_equal(mask, [[0, 0, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(fm.new_frames(Motion(None, jnp.int32(1)), 3)[..., 0, 0, 0], [[0, 1, 1]])
+
+
+def test_loss_is_the_mean_over_new_frames():
+    velocity, latents, noise, weight = random(0), random(1), random(2), jnp.asarray([1.0, 2.0, 0.5, 0.0])
+    loss = fm.flow_matching_loss(velocity, latents, noise, motion(2, 1, 2, 2), weight)
+    error = np.square(np.asarray(velocity - (noise - latents)))
+    parts = [(row, frame) for row, known in enumerate((2, 1, 2, 2)) for frame in range(known, T)]
+    expected = np.mean([np.mean(weight[row] * error[row, frame]) for row, frame in parts])
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_motion_latents_receive_no_gradient():
+    known = (2, 1, 2, 1)
+    gradient = jax.grad(fm.flow_matching_loss)(random(0), random(1), random(2), motion(*known), jnp.ones(B), 0.5)
+    for row, count in enumerate(known):
+        assert not np.asarray(gradient[row, :count]).any()
+        assert np.abs(np.asarray(gradient[row, count:])).min() > 0
+
+
+def test_temporal_part():
+    """An error that is the same in every frame has no temporal part; one that alternates has four times its square."""
+    zero, alternating = jnp.zeros(SHAPE), jnp.broadcast_to((-1.0) ** jnp.arange(T)[:, None, None, None], SHAPE)
+    one = jnp.ones(B)
+    plain = fm.flow_matching_loss(jnp.ones(SHAPE), zero, zero, motion(1, 1, 1, 1), one, 0.25)
+    np.testing.assert_allclose(plain, 1.0, rtol=1e-6)
+    np.testing.assert_allclose(fm.flow_matching_loss(alternating, zero, zero, motion(1, 1, 1, 1), one, 0.25), 2.0, rtol=1e-6)
+
+
+def test_dropped_conditions():
+    text, negative, windows = random(0, (B, 3, 4)), random(1, (3, 4)), random(2, (B, 1, 5, 2, 2, 2))
+    dropped = fm.Dropped(jnp.asarray([True, False, True, False]), jnp.asarray([True, True, False, False]))
+    new_text, new_windows = fm.drop_conditions(text, negative, windows, dropped)
+    for row in range(B):
+        np.testing.assert_array_equal(new_text[row], negative if dropped.text[row] else text[row])
+        np.testing.assert_array_equal(new_windows[row], 0 * windows[row] if dropped.audio[row] else windows[row])
+
+
+@pytest.mark.parametrize("cold_latent", ["first_frame", "portrait"])
+def test_cold_start_knows_one_latent(cold_latent):
+    latents, portrait = random(0), random(1, (B, 1, H, W, C))
+    known = fm.clip_motion(latents, portrait, jnp.asarray([True, False, True, False]), M, cold_latent)
+    np.testing.assert_array_equal(known.known, [1, 2, 1, 2])
+    np.testing.assert_array_equal(known.latents[1::2], latents[1::2, :M])
+    first = latents[::2, :1] if cold_latent == "first_frame" else portrait[::2]
+    np.testing.assert_array_equal(known.latents[::2, :1], first)
+
+
+def test_an_example_is_noised_behind_clean_motion():
+    latents, portrait = random(0), random(1, (B, 1, H, W, C))
+    example = fm.draw_example(jax.random.key(3), latents, portrait, M, CONFIG)
+    np.testing.assert_array_equal(example.noisy[:, :M], latents[:, :M])
+    sigma = np.asarray(example.timestep)[:, None, None, None, None] / 1000
+    expected = (1 - sigma) * latents + sigma * example.noise
+    np.testing.assert_allclose(example.noisy[:, M:], expected[:, M:], atol=1e-6)
+    np.testing.assert_array_equal(example.weight, np.ones(B))
+    assert len(set(np.asarray(example.timestep).tolist())) == B
+
+
+@pytest.mark.parametrize(("field", "value"), [("cold_start", 0.1), ("drop_text", 0.25), ("drop_audio", 0.4)])
+def test_chances(field, value):
+    """Each happens as often as it should, and independently of the rows."""
+    rows = 4096
+    latents = jnp.zeros((rows, 3, 1, 1, 1))
+    config = CONFIG.__class__(**{**vars(CONFIG), field: value})
+    example = fm.draw_example(jax.random.key(0), latents, latents[:, :1], M, config)
+    shares = {
+        "cold_start": np.mean(np.asarray(example.motion.known) == 1),
+        "drop_text": np.mean(np.asarray(example.dropped.text)),
+        "drop_audio": np.mean(np.asarray(example.dropped.audio)),
+    }
+    for name, share in shares.items():
+        assert abs(share - (value if name == field else 0.0)) < 0.03
