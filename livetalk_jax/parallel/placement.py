@@ -60,7 +60,10 @@ def put(tree: Any, sharding: Sharding) -> Any:
     """The arrays of a tree whole on every device of `sharding`; those of other processes must put the same numbers there."""
 
     def one(x):
-        if sharding.is_fully_addressable or (isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)):
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            # The same buffers under this mesh's name: one program takes arrays of one mesh only.
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, [part.data for part in x.addressable_shards])
+        if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
         # jax.device_put would send everything around to see that it is the same.
         parts = [jax.device_put(x, device) for device in sharding.addressable_devices_indices_map(x.shape)]
