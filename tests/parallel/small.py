@@ -7,8 +7,11 @@ import numpy as np
 
 from livetalk_jax.config import DiTConfig, RunConfig, VAEConfig
 from livetalk_jax.configs import tiny
-from livetalk_jax.parallel.layout import Layout
+from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.plan import Pair, Plan, valid_plans
+from livetalk_jax.stream.networks import random_networks
+from livetalk_jax.stream.session import Pipeline, layout
+from livetalk_jax.tokenizer import load_tokenizer
 
 # 40 heads, so that the degrees are those of the 14B model; a width of 12 is the least that rotary tables divide evenly.
 HEADS = 40
@@ -48,3 +51,26 @@ def run_config() -> RunConfig:
         stream=dataclasses.replace(config.stream, frames=9, motion_frames=5, audio_context_seconds=1),
         sampler=dataclasses.replace(config.sampler, steps=2),
     )
+
+
+def stream(config: RunConfig, token_grid: Pair, persons: int) -> tuple[Pipeline, np.ndarray, np.ndarray]:
+    """Two chunks of untrained networks: the pipeline, frames uint8 [F, Y, X, 3], and the last motion latents [B, M, H, W, C]."""
+    h, w = token_grid
+    size = (16 * h, 16 * w)
+    where = layout(config, size)
+    networks = random_networks(config.model, "float32", 0, where.whole)
+    pipeline = Pipeline(networks, config, size, load_tokenizer("bytes", config.model.dit.text_len))
+    masks = None
+    if persons == 2:
+        masks = np.zeros((3, h, w), np.float32)
+        masks[0, :, : w // 2], masks[1, :, w // 2 :] = 1, 1
+        masks = masks.reshape(3, -1)
+    session = pipeline.start(np.tanh(random(5, *size, 3)), masks=masks, seed=3)
+    stream = config.stream
+    speech = 0.1 * random(6, 2, persons, (stream.frames - stream.motion_frames) * stream.sample_rate // stream.fps)
+    frames = [np.asarray(session.generate(session.listen(piece))) for piece in speech]
+    # The whole latents lie on devices of other processes too: gathered in a program, as frames are.
+    gather = pipeline.spread(
+        lambda latents: pipeline.parallel.gather_spatial(latents[0])[None], in_specs=(pipeline.specs[1].latents,), out_specs=WHOLE
+    )
+    return pipeline, np.concatenate(frames), np.asarray(gather(session.motion.latents))

@@ -1,0 +1,17 @@
+"""One of several processes that stream two chunks together: python -m tests.parallel.worker OUT.npz, with LIVETALK_* set."""
+
+import sys
+
+import jax
+import numpy as np
+
+from livetalk_jax.parallel.distributed import initialize
+
+from .small import UNEVEN, run_config, stream
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 4)
+    jax.config.update("jax_disable_most_optimizations", True)
+    initialize()
+    pipeline, frames, latents = stream(run_config().with_devices(8), UNEVEN, persons=1)
+    np.savez(sys.argv[1], frames=frames, latents=latents, plan=pipeline.layout.plan.name, programs=pipeline.chunk.programs)
