@@ -83,7 +83,7 @@ def test_one_call_leaves_nothing_for_the_next():
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (("--config=nothing",), ["there is no configuration 'nothing'", "infinitetalk_14b, soulx_14b, tiny", ".py"]),
+        (("--config=nothing",), ["there is no configuration 'nothing'", ", ".join(flags.config_names()), ".py"]),
         (("--config", "nothing"), ["there is no configuration 'nothing'"]),
         (("--config",), ["config"]),
         (("--config=",), ["there is no configuration ''"]),
@@ -123,7 +123,7 @@ def test_help(flag, capsys):
         parse(flag)
     assert left.value.code == 0
     out = capsys.readouterr().out
-    for part in ("usage: command", "--number", "A number.", "--config", "infinitetalk_14b, soulx_14b, tiny"):
+    for part in ("usage: command", "--number", "A number.", "--config", ", ".join(flags.config_names())):
         assert part in out
 
 

@@ -36,19 +36,30 @@ ARROWS = {
     # Never stream's host loop.
     "training": {"stream.chunk", "stream.conditioning", "stream.color", "stream.networks", "nn", "kernels", "media", *STREAM}
     - {"stream"},
-    "data": {"config", "media", "tokenizer", "stream.audio", "stream.color", "stream.networks", "models.wav2vec2", "training.batch"},
+    "data": {
+        "config",
+        "media",
+        "tokenizer",
+        "stream.audio",
+        "stream.color",
+        "stream.networks",
+        "models.wav2vec2",
+        "training.batch",
+    },
     "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
     "flags": {"config", "configs"},
     "cli": {"flags"},
     "generate": COMMAND,
-    "benchmarks": COMMAND,
+    "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
 }
+# Beside JAX, which has Pallas, a backend may be written in another language.
+KERNEL_LANGUAGES = {"kernels.norm_rope.triton": ("jax_triton", "triton")}
 # A model is one file that reads alone, and so is a network's table.
 ALONE = ("models",)
-# Published `.pth` files are read and written with torch.
-TORCH = {"conversion.sources", "conversion.writers"}
+# Published `.pth` files are read and written with torch; its kernels are timed beside ours.
+TORCH = {"conversion.sources", "conversion.writers", "benchmarks.kernels"}
 
 
 def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, int]]:
@@ -90,7 +101,7 @@ def breaches(source: str, module: str, is_package: bool = False) -> list[str]:
             own = name if part in ALONE else part.split(".")[0] or name
             if not any(within(ours, allowed) for allowed in (ARROWS[part] | {own})):
                 found.append(f"{module}:{line} imports {target}: {part or 'the package'} may import {sorted(ARROWS[part])}")
-        elif part == "kernels" and target.split(".")[0] not in {"jax", *sys.stdlib_module_names}:
+        elif part == "kernels" and target.split(".")[0] not in {"jax", *sys.stdlib_module_names, *KERNEL_LANGUAGES.get(name, ())}:
             found.append(f"{module}:{line} imports {target}: a kernel needs JAX only")
     return found
 
@@ -120,6 +131,7 @@ def test_arrows(module, path):
     [
         ("kernels.attention.reference", "from livetalk_jax.nn import layers"),
         ("kernels.attention.cudnn", "import numpy"),
+        ("kernels.norm_rope.reference", "import triton"),
         ("config", "from livetalk_jax.shapes import PATCH"),
         ("nn.layers", "import livetalk_jax.models.dit"),
         ("nn.layers", "from livetalk_jax.parallel import mesh"),

@@ -1,5 +1,7 @@
 """The contract of attention: every implementation against torch, on the kinds of shapes that the networks meet."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,22 @@ from livetalk_jax.kernels.attention import IMPLEMENTATIONS, cudnn, reference, se
 from livetalk_jax.kernels.attention.specs import SPECS
 from livetalk_jax.shapes import Geometry
 
-GPU = {"cudnn"}
-ONLY_16_BITS = {"cudnn"}
-WITHOUT_LSE = {"cudnn"}
+
+@dataclasses.dataclass(frozen=True)
+class Serves:
+    """What an implementation can do; it must refuse the rest."""
+
+    gpu: bool = True
+    dtypes: tuple[str, ...] = ("bfloat16",)
+    widths: tuple[int, ...] = (8, 32, 128)
+    gradients: bool = True
+
+
+SERVES = {
+    "reference": Serves(gpu=False, dtypes=("float32", "bfloat16")),
+    "cudnn": Serves(),
+    "mosaic": Serves(widths=(128,), gradients=False),
+}
 # How far a result may be from float64, in norms: float32's rounding; for bfloat16 that of the inputs' products and of the output.
 TOLERANCE = {"float32": 2e-6, "bfloat16": 6e-3}
 # Query tokens, key tokens, heads, width: SPECS's kinds (self, text, image with its odd number, audio), with fewer tokens and heads.
@@ -27,17 +42,12 @@ def full_precision():
         yield
 
 
-def implementations(without=frozenset()):
-    return [pytest.param(name, marks=pytest.mark.gpu if name in GPU else ()) for name in IMPLEMENTATIONS if name not in without]
+def case(name, *rest):
+    return pytest.param(name, *rest, marks=pytest.mark.gpu if SERVES[name].gpu else ())
 
 
-def dtypes(without=frozenset()):
-    return [
-        pytest.param(name, dtype, marks=pytest.mark.gpu if name in GPU else ())
-        for name in IMPLEMENTATIONS
-        for dtype in TOLERANCE
-        if name not in without and (dtype == "bfloat16" or name not in ONLY_16_BITS)
-    ]
+def dtypes():
+    return [case(name, dtype) for name in IMPLEMENTATIONS for dtype in SERVES[name].dtypes]
 
 
 def inputs(shape, dtype, batch=2, spread=3.0):
@@ -60,8 +70,17 @@ def error(ours, expected):
     return np.linalg.norm(ours - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(("name", "dtype"), dtypes())
+@pytest.mark.parametrize(
+    ("name", "dtype", "shape"),
+    [
+        case(name, dtype, shape)
+        for name in IMPLEMENTATIONS
+        for dtype in SERVES[name].dtypes
+        for shape in SHAPES
+        if shape[-1] in SERVES[name].widths
+    ],
+    ids=str,
+)
 def test_against_torch(name, dtype, shape):
     q, k, v = inputs(shape, dtype)
     out = jax.jit(IMPLEMENTATIONS[name])(q, k, v)
@@ -73,7 +92,7 @@ def test_against_torch(name, dtype, shape):
 @pytest.mark.parametrize(("name", "dtype"), dtypes())
 def test_keys_from_a_length_on_are_masked(name, dtype, length):
     """The length may be a number or known only when the program runs; what stands behind it may be anything."""
-    q, k, v = inputs((50, 64, 2, 32), dtype)
+    q, k, v = inputs((50, 64, 2, 128), dtype)
     expected = by_torch(q, k, v, length)
     attend = jax.jit(lambda *args: IMPLEMENTATIONS[name](*args[:3], key_length=args[3]))
     assert error(attend(q, k, v, jnp.int32(length)), expected) < TOLERANCE[dtype]
@@ -83,33 +102,33 @@ def test_keys_from_a_length_on_are_masked(name, dtype, length):
 
 @pytest.mark.parametrize(("name", "dtype"), dtypes())
 def test_without_a_valid_key_the_result_is_zero(name, dtype):
-    q, k, v = inputs((50, 64, 2, 32), dtype)
+    q, k, v = inputs((50, 64, 2, 128), dtype)
     np.testing.assert_array_equal(IMPLEMENTATIONS[name](q, k, v, key_length=jnp.int32(0)), jnp.zeros_like(q))
 
 
 @pytest.mark.parametrize(("name", "dtype"), dtypes())
 def test_large_logits_do_not_overflow(name, dtype):
-    q, k, v = inputs((50, 64, 2, 32), dtype, spread=300.0)
+    q, k, v = inputs((50, 64, 2, 128), dtype, spread=300.0)
     assert error(IMPLEMENTATIONS[name](q, k, v), by_torch(q, k, v)) < 10 * TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("length", [None, 20, 0])
-@pytest.mark.parametrize(("name", "dtype"), dtypes(without=WITHOUT_LSE))
+@pytest.mark.parametrize(("name", "dtype"), dtypes())
 def test_log_sum_exp(name, dtype, length):
-    q, k, v = inputs((50, 64, 2, 32), dtype)
+    q, k, v = inputs((50, 64, 2, 128), dtype)
     out, lse = IMPLEMENTATIONS[name](q, k, v, key_length=length, return_lse=True)
     np.testing.assert_array_equal(out, IMPLEMENTATIONS[name](q, k, v, key_length=length))
-    logits = np.einsum("bnak,blak->banl", np.asarray(q, np.float64), np.asarray(k, np.float64)) / 32**0.5
+    logits = np.einsum("bnak,blak->banl", np.asarray(q, np.float64), np.asarray(k, np.float64)) / 128**0.5
     expected = torch.logsumexp(torch.from_numpy(logits[..., :length]), -1).numpy() if length != 0 else np.full((2, 2, 50), -np.inf)
     assert lse.dtype == jnp.float32
     np.testing.assert_allclose(lse, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 64])
-@pytest.mark.parametrize(("name", "dtype"), dtypes(without=WITHOUT_LSE))
+@pytest.mark.parametrize(("name", "dtype"), dtypes())
 def test_two_halves_merge_into_the_whole(name, dtype, cut):
     """What ring attention does with its neighbours' keys; a part may be all padding."""
-    q, k, v = inputs((50, 64, 2, 32), dtype)
+    q, k, v = inputs((50, 64, 2, 128), dtype)
     attend = IMPLEMENTATIONS[name]
     whole, whole_lse = attend(q, k, v, return_lse=True)
     masked = attend(q, k, v, key_length=cut, return_lse=True)
@@ -122,9 +141,9 @@ def test_two_halves_merge_into_the_whole(name, dtype, cut):
     np.testing.assert_allclose(lse, whole_lse, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", implementations())
+@pytest.mark.parametrize("name", [case(name) for name in IMPLEMENTATIONS if SERVES[name].gradients])
 def test_gradients(name):
-    q, k, v = inputs((40, 64, 2, 32), "bfloat16")
+    q, k, v = inputs((40, 64, 2, 128), "bfloat16")
     ours = jax.grad(lambda *x: jnp.sum(jnp.sin(IMPLEMENTATIONS[name](*x, key_length=50).astype(jnp.float32))), (0, 1, 2))(q, k, v)
     theirs = [torch.from_numpy(np.asarray(x, np.float64)).requires_grad_() for x in (q, k, v)]
     rows, keys, values = (x.movedim(1, 2) for x in theirs)
@@ -134,50 +153,62 @@ def test_gradients(name):
         assert error(gradient, expected.grad.numpy()) < 2e-2
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("spec", SPECS)
-def test_cudnn_at_real_sizes(spec):
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [case(name, spec) for name in IMPLEMENTATIONS for spec in SPECS if SERVES[name].gpu and SPECS[spec][-1] in SERVES[name].widths],
+)
+def test_real_sizes(name, spec):
     """Against the reference, with as many heads as its logits leave memory for."""
     queries, keys, heads, width = SPECS[spec]
     q, k, v = inputs((queries, keys, min(heads, 4), width), "bfloat16", batch=1)
-    assert error(cudnn.attention(q, k, v), jax.jit(reference.attention)(q, k, v)) < TOLERANCE["bfloat16"]
+    assert error(IMPLEMENTATIONS[name](q, k, v), jax.jit(reference.attention)(q, k, v)) < TOLERANCE["bfloat16"]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "width", "options", "reason"),
+    ("name", "dtype", "width", "reason"),
     [
-        ("float32", 32, {}, "takes bfloat16 or float16, not float32"),
-        ("bfloat16", 12, {}, "heads of a multiple of 8 up to 256, not 12"),
-        ("bfloat16", 264, {}, "heads of a multiple of 8 up to 256, not 264"),
-        ("bfloat16", 32, {"return_lse": True}, "does not return a float32 log-sum-exp"),
+        ("cudnn", "float32", 32, "takes bfloat16 or float16, not float32"),
+        ("cudnn", "bfloat16", 12, "heads of a multiple of 8 up to 256, not 12"),
+        ("cudnn", "bfloat16", 264, "heads of a multiple of 8 up to 256, not 264"),
+        ("mosaic", "float32", 128, "takes bfloat16, not float32"),
+        ("mosaic", "bfloat16", 64, "heads of 128, not 64"),
     ],
 )
-def test_cudnn_says_what_it_cannot_serve(dtype, width, options, reason):
+def test_what_cannot_be_served_is_refused(name, dtype, width, reason):
     q, k, v = inputs((8, 8, 1, width), dtype)
     with pytest.raises(NotImplementedError, match=reason):
-        cudnn.attention(q, k, v, **options)
+        IMPLEMENTATIONS[name](q, k, v)
 
 
 def test_select_without_a_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert select("reference", "float32") == ("reference", reference.attention)
     assert select("auto", "bfloat16") == ("reference", reference.attention)
-    with pytest.raises(ValueError, match="attention 'cudnn' needs an NVIDIA GPU; choose 'reference' here"):
-        select("cudnn", "bfloat16")
+    for name in IMPLEMENTATIONS:
+        if SERVES[name].gpu:
+            with pytest.raises(ValueError, match=f"attention '{name}' needs an NVIDIA GPU; choose 'reference' here"):
+                select(name, "bfloat16")
 
 
 def test_select_with_a_gpu(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert select("auto", "bfloat16") == ("cudnn", cudnn.attention)
     assert select("auto", "float32") == ("reference", reference.attention)
+    assert select("auto", "bfloat16")[0] in IMPLEMENTATIONS
+    assert SERVES[select("auto", "bfloat16")[0]].gpu
     assert select("cudnn", "bfloat16") == ("cudnn", cudnn.attention)
-    with pytest.raises(ValueError, match="attention 'cudnn' takes bfloat16 or float16, not float32; choose 'reference'"):
-        select("cudnn", "float32")
+    for name in IMPLEMENTATIONS:
+        if "float32" not in SERVES[name].dtypes:
+            with pytest.raises(ValueError, match=f"attention '{name}' takes bfloat16.*, not float32; choose 'reference'"):
+                select(name, "float32")
 
 
 def test_select_names_what_there_is():
-    with pytest.raises(ValueError, match="unknown attention 'flash'; choose auto, reference, cudnn"):
+    with pytest.raises(ValueError, match=f"unknown attention 'flash'; choose auto, {', '.join(IMPLEMENTATIONS)}"):
         select("flash", "bfloat16")
+
+
+def test_every_implementation_is_tested():
+    assert SERVES.keys() == IMPLEMENTATIONS.keys()
 
 
 def test_specs_are_the_configured_sizes():
