@@ -77,10 +77,12 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
         raise NotImplementedError(f"mosaic attention takes bfloat16, not {q.dtype}, {k.dtype} and {v.dtype}")
     if q.shape[-1] != HEAD_DIM:
         raise NotImplementedError(f"mosaic attention takes heads of {HEAD_DIM}, not {q.shape[-1]}; choose 'cudnn'")
-    keys = k.shape[1]
-    whole = key_length is None or (isinstance(key_length, int) and key_length >= keys)
-    length = None if whole else jnp.minimum(jnp.asarray(key_length, jnp.int32), keys).reshape(1)
-    out, lse = _differentiable(q, k, v, length, return_lse, heuristic(keys))
+    keys, length = k.shape[1], None
+    if isinstance(key_length, int) and key_length > 0:
+        keys = min(key_length, keys)
+    elif key_length is not None:
+        length = jnp.clip(jnp.asarray(key_length, jnp.int32), 0, keys).reshape(1)
+    out, lse = _differentiable(q, k, v, length, keys, return_lse, heuristic(keys))
     return (out, lse) if return_lse else out
 
 
@@ -96,7 +98,7 @@ def _over(rows: jax.Array, like: jax.Array) -> jax.Array:
     return lax.broadcast_in_dim(rows, like.shape, [0])
 
 
-def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers, *, config: Config, tiles: tuple[int, int, int]):
+def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers, *, config: Config, keys: int, tiles):
     # Each of these: the view that is copied and the one that is multiplied, [stage or group, piece, row, width].
     *views, lse_smem = scratch
     (q_copied, q_smem), (k_copied, k_smem), (v_copied, v_smem), (out_copied, out_smem) = (
@@ -107,7 +109,6 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
     batches, heads, q_tiles = tiles
     pieces, width = range(config.pieces), HEAD_DIM // config.pieces
     group = lax.axis_index("group")
-    keys = k_ref.shape[1]
     length = keys if length_ref is None else length_ref[0]
     # Without any valid key one block is still visited, wholly masked.
     steps = max(pl.cdiv(keys, block_kv), 1) if length_ref is None else jnp.maximum(pl.cdiv(length, block_kv), 1)
@@ -266,9 +267,9 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
         plgpu.wait_smem_to_gmem(0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def _differentiable(q, k, v, length, return_lse, config):
-    return forward(q, k, v, length, return_lse=return_lse, config=config)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+def _differentiable(q, k, v, length, keys, return_lse, config):
+    return forward(q, k, v, length, keys=keys, return_lse=return_lse, config=config)
 
 
 @_differentiable.defjvp
@@ -276,9 +277,13 @@ def _no_gradient(*_):
     raise NotImplementedError("mosaic attention has no gradient; train with attention 'cudnn' or 'reference'")
 
 
-@functools.partial(jax.jit, static_argnames=("return_lse", "config", "interpret"))
-def forward(q, k, v, length, *, return_lse: bool, config: Config, interpret=None):
-    """The kernel's call: `length` int32 [1] or None. Returns out, and the log-sum-exp [B, A, N] or None.
+@functools.partial(jax.jit, static_argnames=("keys", "return_lse", "config", "interpret"))
+def forward(q, k, v, length, *, keys: int, return_lse: bool, config: Config, interpret=None):
+    """The kernel's call. Returns out, and the log-sum-exp [B, A, N] or None.
+
+    Args:
+        q, k, v: [B, N, A, K] and [B, L, A, K].
+        length: how many keys are valid, int32 [1], or None for `keys` of them.
 
     Its own jit: a program that calls it in every layer builds it once.
     """
@@ -303,7 +308,9 @@ def forward(q, k, v, length, *, return_lse: bool, config: Config, interpret=None
         length_ref = None if length is None else rest.pop(0)
         out_ref, lse_ref = rest if return_lse else (*rest, None)
         pl.run_scoped(
-            lambda *scoped: _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, *scoped, config=config, tiles=tiles),
+            lambda *scoped: _kernel(
+                q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, *scoped, config=config, keys=keys, tiles=tiles
+            ),
             (
                 two_views(pieces, COMPUTE * block_q),
                 two_views(stages, pieces, block_kv),

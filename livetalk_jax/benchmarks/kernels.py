@@ -5,6 +5,7 @@ program, each on an input that hangs on the one before; the first run is left ou
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -24,11 +25,11 @@ from livetalk_jax import flags
 from livetalk_jax.config import DiTConfig
 from livetalk_jax.kernels.attention import cudnn, mosaic_gpu, reference
 from livetalk_jax.kernels.attention import specs as attention_specs
-from livetalk_jax.kernels.linear import cublaslt, quantize
+from livetalk_jax.kernels.linear import cublaslt, quantize, scale_of, to_e4m3
 from livetalk_jax.kernels.linear import specs as linear_specs
 from livetalk_jax.kernels.norm_rope import norm_rope
 from livetalk_jax.models.dit import DiT
-from livetalk_jax.nn.quantization import DIT_FP8
+from livetalk_jax.nn.quantization import DIT_FP8, largest_inputs
 from livetalk_jax.nn.quantization import quantize as quantize_network
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.parallel.seams import Parallel
@@ -41,6 +42,7 @@ Needs an NVIDIA GPU, but for the section "accuracy". PyTorch is timed too where 
 is. On a CPU: livetalk bench kernels --config soulx_14b --config.model.dit.num_layers=2 --config.stream.buckets='((128, 128),)'
 --sections accuracy
 """
+ROWS = 16  # what 8-bit matrix products want
 # name: share of the time left that a section may take; what it leaves goes to the next.
 SECTIONS = {"check": 0.25, "dit": 0.6, "attention": 0.5, "linear": 0.5, "norm_rope": 0.3, "accuracy": 1.0}
 Report = Callable[..., None]
@@ -234,23 +236,32 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
     begin = time.perf_counter()
     native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
     keys_values = step.keys_values(native)
-    small = quantize_network(native, DIT_FP8)
-    report("weights made and made small", seconds=time.perf_counter() - begin)
-    mosaic = "mosaic, cudnn for short keys"
-    attends = {
-        "cudnn": Parallel(attend=cudnn.attention, attend_local=cudnn.attention),
-        mosaic: Parallel(attend=mosaic_gpu.attention, attend_local=cudnn.attention),
-        "mosaic": Parallel(attend=mosaic_gpu.attention, attend_local=mosaic_gpu.attention),
+    report("weights made", seconds=time.perf_counter() - begin)
+    begin = time.perf_counter()
+    plain = Parallel(attend=cudnn.attention, attend_local=cudnn.attention)
+    largest = largest_inputs(native, DIT_FP8, lambda dit: step.program(dit, plain)(step.latents, keys_values))
+    report("inputs observed", seconds=time.perf_counter() - begin, largest=max(largest.values()), least=min(largest.values()))
+    networks = {
+        "bf16": native,
+        "fp8, a scale a token": quantize_network(native, DIT_FP8),
+        "fp8, fixed scales": quantize_network(native, DIT_FP8, largest),
     }
+    padded = dataclasses.replace(plain, row_multiple=ROWS)
+    mosaic = dataclasses.replace(padded, attend=mosaic_gpu.attention)
+    variants = [
+        ("bf16", "cudnn, 10,530 rows", plain), ("bf16", "cudnn", padded), ("bf16", "mosaic", mosaic),
+        ("fp8, fixed scales", "mosaic", mosaic), ("fp8, a scale a token", "mosaic", mosaic), ("fp8, fixed scales", "cudnn", padded),
+        ("fp8, fixed scales", "mosaic for short keys too", dataclasses.replace(mosaic, attend_local=mosaic_gpu.attention)),
+    ]  # fmt: skip
     velocities = {}
-    for weights, attend in (("bf16", "cudnn"), ("fp8", "cudnn"), ("bf16", mosaic), ("fp8", mosaic), ("fp8", "mosaic")):
+    for weights, attend, parallel in variants:
         name = f"DiT step, {weights}, {attend}"
         with _told(report, name):
             if clock.left() < 25.0:
                 report(name, skipped="no time left")
                 continue
             begin = time.perf_counter()
-            program = step.program(native if weights == "bf16" else small, attends[attend])
+            program = step.program(networks[weights], parallel)
             velocities[name] = velocity = jax.block_until_ready(program(step.latents, keys_values))
             compilation = time.perf_counter() - begin
             times = []
@@ -260,10 +271,10 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
                 times.append(1000 * (time.perf_counter() - begin))
             ms = statistics.median(times)
             report(name, ms=ms, spread=max(times) - min(times), TFLOPs=1000 * step.tera_operations() / ms, compile_s=compilation)
-    base = velocities.pop("DiT step, bf16, cudnn", None)
+    base = velocities.pop("DiT step, bf16, cudnn, 10,530 rows", None)
     if base is not None:
         for name, velocity in velocities.items():
-            report(f"{name}: against bf16, cudnn", **distance(velocity, base))
+            report(f"{name}: against the first", **distance(velocity, base))
     memory = jax.devices()[0].memory_stats() or {}
     report("peak memory", GiB=memory.get("peak_bytes_in_use", 0) / 2**30)
 
@@ -288,13 +299,15 @@ def accuracy(config: Any, clock: Clock, report: Report) -> None:
     keys_values = step.keys_values(native)
     base = step.program(native, short)(step.latents, keys_values)
     report("bf16 against float32", **distance(base, expected))
-    tables = {"all of the table": DIT_FP8, **{pattern: {pattern: form} for pattern, form in DIT_FP8.items()}}
-    for name, table in tables.items():
+    largest = largest_inputs(native, DIT_FP8, lambda dit: step.program(dit, short)(step.latents, keys_values))
+    variants = [("a scale a token", DIT_FP8, None), ("fixed scales", DIT_FP8, largest)]
+    variants += [(f"fixed scales, {pattern} alone", {pattern: form}, largest) for pattern, form in DIT_FP8.items()]
+    for name, table, fixed in variants:
         if clock.left() < 30.0:
             return
-        velocity = step.program(quantize_network(native, table), short)(step.latents, keys_values)
-        report(f"8 bits, {name}: against float32", **distance(velocity, expected))
-        report(f"8 bits, {name}: against bf16", **distance(velocity, base))
+        velocity = step.program(quantize_network(native, table, fixed), short)(step.latents, keys_values)
+        report(f"fp8, {name}: against float32", **distance(velocity, expected))
+        report(f"fp8, {name}: against bf16", **distance(velocity, base))
 
 
 def attention(config: Any, clock: Clock, report: Report) -> None:
@@ -316,7 +329,9 @@ def attention(config: Any, clock: Clock, report: Report) -> None:
         runs: dict[str, Callable] = {"cudnn": cudnn.attention}
         for name, variant in configs.items():
             if variant.pieces == 2 or (queries % 8 == 0 and keys % 8 == 0):
-                runs[name] = lambda q, k, v, variant=variant: mosaic_gpu.forward(q, k, v, None, return_lse=False, config=variant)[0]
+                runs[name] = lambda q, k, v, variant=variant: mosaic_gpu.forward(
+                    q, k, v, None, keys=k.shape[1], return_lse=False, config=variant
+                )[0]
         if shape == "self_720x416":
             runs["ours with log-sum-exp"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, return_lse=True)[0]
             runs["ours with a length"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, key_length=jnp.int32(k.shape[1]))
@@ -365,33 +380,37 @@ def _torch_attention(q, k, v, work: float, report: Report) -> None:
 
 
 def linear(config: Any, clock: Clock, report: Report) -> None:
-    """Linear layers in bf16 and in 8 bits: the product alone, and with the activation's quantisation."""
+    """Linear layers in bf16 and in 8 bits, with the quantisation of what comes in, and the 8-bit product alone."""
 
-    def static(x, weight, bias):
-        """Scales that are numbers, in the form that cuBLASLt takes with its bias."""
-        rows = jnp.pad(jnp.clip(x.astype(jnp.float32) * 8.0, -448.0, 448.0).astype(weight.dtype), ((0, -len(x) % 16), (0, 0)))
-        wide = rows.astype(x.dtype) * jnp.asarray(0.125, x.dtype), weight.astype(x.dtype) * jnp.asarray(0.01, x.dtype)
-        return (lax.dot_general(*wide, (((1,), (1,)), ((), ()))) + bias)[: len(x)]
+    def native(x, kernel, bias):
+        return x @ kernel + bias
+
+    def short(divisor, x, weight, scale, bias):
+        divisor = scale_of(x, axis=-1) if divisor is None else divisor
+        return cublaslt.linear(to_e4m3(x, divisor), divisor, weight, scale, bias, x.dtype)
+
+    def alone(x, weight):
+        return cublaslt.matmul(x.astype(jnp.bfloat16), weight.astype(jnp.bfloat16))
 
     for name, (tokens, inputs, outputs) in linear_specs.SPECS.items():
         kernel, bias = normal(1, (inputs, outputs), spread=inputs**-0.5), normal(2, (outputs,))
         weight, scale = jax.jit(quantize)(kernel)
         work = 2 * tokens * inputs * outputs / 1e9
-        for rows in (tokens, -(-tokens // 16) * 16, -(-tokens // 128) * 128):
+        for rows in (-(-tokens // 16) * 16, tokens, -(-tokens // 128) * 128):
             x = normal(0, (rows, inputs))
-            short = x.astype(weight.dtype)
+            expected = jax.jit(native)(x, kernel, bias)
             runs: dict[str, tuple[Callable, tuple]] = {
-                "bf16": (lambda x, kernel, bias: x @ kernel + bias, (x, kernel, bias)),
-                "8 bits, a scale a token": (cublaslt.linear, (x, weight, scale, bias)),
-                "8 bits, fixed scales": (static, (x, weight, bias)),
-                "8 bits, the product alone": (lambda x, w: cublaslt.matmul(x, w, jnp.bfloat16), (short, weight)),
+                "bf16": (native, (x, kernel, bias)),
+                "fp8, fixed scales": (functools.partial(short, jnp.float32(2**-5)), (x, weight, scale, bias)),
+                "fp8, a scale a token": (functools.partial(short, None), (x, weight, scale, bias)),
+                "fp8, the product alone": (alone, (x.astype(weight.dtype), weight)),
             }
             for what, (fn, args) in runs.items():
                 with _told(report, f"{name}, {rows} rows: {what}"):
                     if clock.left() < 8.0:
                         return
                     ms = clock.milliseconds(fn, *args, length=16)
-                    error = {"error": relative_error(jax.jit(fn)(*args), x @ kernel + bias)} if what.endswith("token") else {}
+                    error = {} if "alone" in what else {"error": relative_error(jax.jit(fn)(*args), expected)}
                     report(f"{name}, {rows} rows: {what}", ms=ms, TFLOPs=work / ms, **error)
 
 

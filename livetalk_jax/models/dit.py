@@ -6,6 +6,7 @@ session), `DiT.audio` (audio keys and values, once a chunk) and the rotary table
 Sources: Wan2.1 (arXiv 2503.20314), MultiTalk (2505.22647, section 3: audio cross-attention and L-RoPE), InfiniteTalk (2508.14033).
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -54,6 +55,11 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, eps: float) -> ja
     return standardize(x, eps) * (1.0 + scale) + shift
 
 
+def pad_rows(x: jax.Array, rows: int) -> jax.Array:
+    """[B, N, D] -> [B, rows, D], zeros below."""
+    return jnp.pad(x, ((0, 0), (0, rows - x.shape[1]), (0, 0)))
+
+
 class SelfAttention(nnx.Module):
     """Attention over all video tokens; q and k are RMS-normalised over the full width, then turned by 3D rotary positions."""
 
@@ -70,10 +76,11 @@ class SelfAttention(nnx.Module):
         wide = y.astype(jnp.float32)
         factor = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + norm.eps)
         turned = rotate(_heads(wide * norm.scale[...].astype(jnp.float32), self.num_heads), *rope)
-        return (turned * factor[..., None]).astype(x.dtype)
+        return (turned * factor[..., None]).astype(y.dtype)
 
     def qkv(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, N, D] -> q, k, v [B, N, A, K]."""
+        x = self.q.prepare(x)
         q = self._normed_rotated(self.q, self.norm_q, x, rope)
         k = self._normed_rotated(self.k, self.norm_k, x, rope)
         return q, k, _heads(self.v(x), self.num_heads)
@@ -125,16 +132,19 @@ class AudioCrossAttention(nnx.Module):
             k = rotate(k, *rotary_1d(jnp.asarray(middles), k.shape[-1]))
         return AudioKV(k, _heads(v, self.num_heads))
 
-    def __call__(self, x: jax.Array, kv: AudioKV, positions: jax.Array | None, parallel: Parallel) -> jax.Array:
-        """x [B, N, D]; `positions` [B, N] of the tokens with two persons, else None."""
-        batch, tokens, dim = x.shape
-        q = _heads(self.q_linear(x), self.num_heads)
+    def __call__(
+        self, x: jax.Array, kv: AudioKV, positions: jax.Array | None, parallel: Parallel, tokens: int | None = None
+    ) -> jax.Array:
+        """x [B, N, D], the first `tokens` (None: all) of it no padding; `positions` [B, tokens] with two persons, else None."""
+        batch, rows, dim = x.shape
+        tokens = rows if tokens is None else tokens
+        q = _heads(self.q_linear(x)[:, :tokens], self.num_heads)
         if positions is not None:
             q = rotate(q, *rotary_1d(positions, q.shape[-1]))
         frames = kv.k.shape[1]
         q = q.reshape(batch * frames, tokens // frames, *q.shape[2:])
         k, v = (a.reshape(batch * frames, *a.shape[2:]) for a in kv)
-        return self.proj(parallel.attend_local(q, k, v).reshape(batch, tokens, dim))
+        return self.proj(pad_rows(parallel.attend_local(q, k, v).reshape(batch, tokens, dim), rows))
 
 
 def person_positions(q: jax.Array, k: jax.Array, masks: jax.Array, grid: tuple[int, int, int], parallel: Parallel) -> jax.Array:
@@ -195,12 +205,14 @@ class Block(nnx.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation[...].astype(jnp.float32) + modulation, 6, axis=1)
 
         q, k, v = self.self_attn.qkv(modulate(x, shift1, scale1, self.eps).astype(dtype), rope)
-        y = self.self_attn.o(_merge_heads(parallel.attend(q, k, v)))
+        tokens = math.prod(grid)
+        padding = {} if tokens == x.shape[1] else {"key_length": tokens}
+        y = self.self_attn.o(_merge_heads(parallel.attend(q, k, v, **padding)))
         x = (x + y * gate1).astype(dtype)
-        positions = None if masks is None else person_positions(q, k, masks, grid, parallel)
+        positions = None if masks is None else person_positions(q[:, :tokens], k, masks, grid, parallel)
 
         x = x + self.cross_attn(self.norm3(x), context, parallel)
-        x = x + self.audio_cross_attn(self.norm_x(x), audio, positions, parallel)
+        x = x + self.audio_cross_attn(self.norm_x(x), audio, positions, parallel, tokens)
 
         y = self.ffn(modulate(x, shift2, scale2, self.eps).astype(dtype))
         return (x + y * gate2).astype(dtype)
@@ -361,7 +373,10 @@ class DiT(nnx.Module):
         grid = token_grid(latents)
         x = jnp.concatenate([latents.astype(self.dtype), condition.astype(self.dtype)], axis=-1)
         x = self.patch_embedding(patchify(x))
-        cos, sin = (table.reshape(-1, table.shape[-1]) for table in rope)
+        tokens = x.shape[1]
+        rows = -(-tokens // parallel.row_multiple) * parallel.row_multiple
+        x = pad_rows(x, rows)
+        cos, sin = (pad_rows(table.reshape(1, tokens, -1), rows)[0] for table in rope)
         time = self.time_embedding(sinusoids(timestep, self.config.freq_dim))
         modulation = self.time_projection(jax.nn.silu(time)).reshape(time.shape[0], 6, -1)
 
@@ -370,4 +385,4 @@ class DiT(nnx.Module):
             return block(x, modulation, (cos, sin), context, audio, masks, grid, parallel)
 
         x = self.blocks(run, x, list(zip(context, audio, strict=True)), execution)
-        return unpatchify(self.head(x, time), grid)
+        return unpatchify(self.head(x[:, :tokens], time), grid)

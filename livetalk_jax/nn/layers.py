@@ -1,5 +1,7 @@
 """Layers shared by the networks. Parameters are kept in the dtype they are given; each layer says what it computes in float32."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -45,6 +47,10 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (in_dim, out_dim), dtype))
         self.bias = nnx.Param(jnp.zeros((out_dim,), dtype)) if use_bias else None
 
+    def prepare(self, x: jax.Array) -> Any:
+        """x as several layers like this one take it: `quantization.QuantizedLinear` makes it small, here it stays as it is."""
+        return x
+
     def __call__(self, x: jax.Array) -> jax.Array:
         out = x @ self.kernel[...].astype(x.dtype)
         return out if self.bias is None else out + self.bias[...].astype(x.dtype)
@@ -59,7 +65,9 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.fc2(self.activation(self.fc1(x)))
+        # As rows: with a batch of one between them, XLA does not make activation and quantisation part of the first 8-bit product.
+        rows = x.reshape(-1, x.shape[-1])
+        return self.fc2(self.activation(self.fc1(rows))).reshape(*x.shape[:-1], -1)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
