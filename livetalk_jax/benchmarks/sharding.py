@@ -32,7 +32,7 @@ from livetalk_jax.parallel.plan import Plan, valid_plans
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.color import lab_statistics
 from livetalk_jax.stream.conditioning import Conditions, mark_reference, portrait_motion
-from livetalk_jax.stream.networks import Networks, random_networks
+from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
@@ -158,16 +158,16 @@ def random_inputs(config: RunConfig, geometry: Geometry) -> Inputs:
 class Programs:
     """The programs of one plan with their arguments; each is compiled when it is first asked for."""
 
-    def __init__(self, pipeline: Pipeline, networks: Networks, inputs: Inputs):
+    def __init__(self, pipeline: Pipeline, inputs: Inputs):
         self.pipeline = pipeline
         conditions, motion = stages.place(pipeline.layout, pipeline.specs, (inputs.conditions, inputs.motion))
         rest = (inputs.windows, inputs.noise, inputs.latents, inputs.video)
         windows, noise, latents, video = stages.place(pipeline.layout, (WHOLE,) * 4, rest)
         key = stages.place(pipeline.layout, WHOLE, jax.random.key(0))
         self.calls = {
-            "DiT step": (stages.denoising(pipeline, networks), (conditions, windows, noise, motion)),
-            "VAE decode": (stages.decoding(pipeline, networks), (latents,)),
-            "VAE encode": (stages.encoding(pipeline, networks), (video,)),
+            "DiT step": (stages.denoising(pipeline), (conditions, windows, noise, motion)),
+            "VAE decode": (stages.decoding(pipeline), (latents,)),
+            "VAE encode": (stages.encoding(pipeline), (video,)),
             "chunk": (pipeline.chunk, (conditions, windows, key, np.uint32(0), motion)),
         }
         self.share = {"DiT step": 1 / pipeline.config.sampler.steps, "chunk": 1.0}
@@ -300,7 +300,7 @@ def compare(
         where = layout(chosen_config, size, here)
         try:
             pipeline = Pipeline(local, chosen_config, size, load_tokenizer("bytes", config.model.dit.text_len), here)
-            programs = Programs(pipeline, local, inputs)
+            programs = Programs(pipeline, inputs)
             measured = {}
             for stage in programs.calls:
                 what = (plan.devices, *what_it_hangs_on(plan, stage))

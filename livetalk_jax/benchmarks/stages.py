@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.stream.chunk import denoise
-from livetalk_jax.stream.networks import Networks, compiled
+from livetalk_jax.stream.networks import compiled
 from livetalk_jax.stream.session import Pipeline
 
 CHAIN = 4  # VAE calls in one program
@@ -31,7 +31,7 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def denoising(pipeline: Pipeline, networks: Networks) -> compiled:
+def denoising(pipeline: Pipeline) -> compiled:
     """(conditions, windows, whole noise, motion) -> latents: a whole denoising loop. Audio keys and values are part of it, as they
     are of a chunk."""
     parallel, (conditions, motion) = pipeline.parallel, pipeline.specs
@@ -41,27 +41,27 @@ def denoising(pipeline: Pipeline, networks: Networks) -> compiled:
         return denoise(dit, conditions, windows, noise, motion, sampler=pipeline.config.sampler, parallel=parallel)
 
     in_specs = (conditions, WHOLE, WHOLE, motion)
-    return pipeline.spread(loop, networks.dit, in_specs=in_specs, out_specs=conditions.reference)
+    return pipeline.spread(loop, pipeline.networks.dit, in_specs=in_specs, out_specs=conditions.reference)
 
 
-def chained(pipeline: Pipeline, networks: Networks, call: Callable[[VAE, jax.Array], jax.Array]) -> compiled:
+def chained(pipeline: Pipeline, call: Callable[[VAE, jax.Array], jax.Array]) -> compiled:
     """whole x -> the last of CHAIN calls of the VAE, each on an input that hangs on the one before."""
 
     def run(vae, x):
         vae, x = pipeline.layout.vae(vae), pipeline.parallel.take_spatial(x, 2)
         return jax.lax.scan(lambda x, _: (x + (jnp.mean(call(vae, x)) * 1e-6).astype(x.dtype), None), x, length=CHAIN)[0]
 
-    return pipeline.spread(run, networks.vae, in_specs=(WHOLE,), out_specs=pipeline.specs[0].reference)
+    return pipeline.spread(run, pipeline.networks.vae, in_specs=(WHOLE,), out_specs=pipeline.specs[0].reference)
 
 
-def decoding(pipeline: Pipeline, networks: Networks) -> compiled:
+def decoding(pipeline: Pipeline) -> compiled:
     """Whole latents [1, T, H, W, 16] -> nothing of interest: CHAIN decodes."""
-    return chained(pipeline, networks, lambda vae, z: vae.decode(z, parallel=pipeline.parallel))
+    return chained(pipeline, lambda vae, z: vae.decode(z, parallel=pipeline.parallel))
 
 
-def encoding(pipeline: Pipeline, networks: Networks) -> compiled:
+def encoding(pipeline: Pipeline) -> compiled:
     """A whole video [1, F, Y, X, 3] -> nothing of interest: CHAIN encodes."""
-    return chained(pipeline, networks, lambda vae, x: vae.encode(x, parallel=pipeline.parallel))
+    return chained(pipeline, lambda vae, x: vae.encode(x, parallel=pipeline.parallel))
 
 
 def place(layout: Layout, specs: Any, tree: Any) -> Any:
