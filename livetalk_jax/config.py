@@ -239,10 +239,15 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """Where numbers live: `dtype` of weights and activations, and the attention kernel ("auto": cuDNN on GPU, else reference)."""
+    """Where numbers live and what computes with them.
+
+    `dtype` of weights and activations. `attention`: the kernel, "auto" is cuDNN on a GPU and the reference elsewhere. `linear`: "fp8"
+    keeps the transformer's large matrices in 8 bits (`nn.quantization.DIT_FP8`).
+    """
 
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["auto", "reference", "cudnn"]
+    attention: Literal["auto", "reference", "cudnn", "mosaic"]
+    linear: Literal["native", "fp8"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

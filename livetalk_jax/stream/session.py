@@ -14,6 +14,7 @@ from livetalk_jax.config import RunConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.wav2vec2 import normalize_waveform
+from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.mesh import choose_devices, per_host
 from livetalk_jax.parallel.placement import put
@@ -80,6 +81,8 @@ class Pipeline:
         logger.info("attention: %s", self.attention)
         self.layout = layout(config, size, devices)
         logger.info("plan: %s", self.layout.explain())
+        if config.runtime.linear == "fp8":
+            networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
         self.networks = networks = put(networks, self.layout.whole)
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
