@@ -74,6 +74,7 @@ def main(argv: list[str]) -> None:
     speech = [media.load_audio(path, stream.sample_rate) for path in values.audio]
     size = media.nearest_bucket(image.shape[:2], stream.buckets)
     geometry = Geometry(*size, stream.frames, stream.motion_frames)
+    portrait = media.prepare_portrait(image, *size)
     masks = None
     if len(speech) == 2:
         boxes = [parse_box(box) for box in values.box] if values.box else default_boxes(image.shape[:2])
@@ -86,7 +87,6 @@ def main(argv: list[str]) -> None:
     def begin() -> Session:
         tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
         pipeline = Pipeline(networks_for(config, values.checkpoint, where.whole), config, size, tokenize)
-        portrait = media.prepare_portrait(image, *size)
         session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
         pipeline.warm_up(session)
         return session
