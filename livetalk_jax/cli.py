@@ -12,6 +12,7 @@ COMMANDS = {
     "bench sharding": ("livetalk_jax.benchmarks.sharding", "compare the ways of spreading one model over devices"),
     "bench kernels": ("livetalk_jax.benchmarks.kernels", "check and time attention, linear layers and norms beside other libraries'"),
     "data prepare": ("livetalk_jax.data.prepare", "a data set in, cached features for training out"),
+    "data procedural": ("livetalk_jax.data.procedural.command", "draw people who talk, with the truth of every frame"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),
 }
 

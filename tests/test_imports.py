@@ -46,6 +46,7 @@ ARROWS = {
         "models.wav2vec2",
         "training.batch",
     },
+    "data.procedural.command": {"data", "flags", "media"},
     "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},

@@ -175,7 +175,7 @@ class ProceduralSet:
     """`count` recordings in random access; what grain calls a data source.
 
     Making a second of 128×128 takes about 0.12 s of one core, so `grain`'s or `multiprocessing`'s workers make them as they are
-    read; they may also be written once (`media_shards`).
+    read; `store` keeps clips that were drawn once.
 
     Args:
         split: persons, voices and lines of "train" and "test" differ.
