@@ -104,14 +104,14 @@ def _groups(line: str) -> tuple[tuple[int, ...], ...]:
     if match := re.search(r"\b(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]*\})?\}", line):
         return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", match[1] or ""))
     if match := re.search(r"\breplica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
-        shape, dims, order = (tuple(map(int, part.split(","))) if part else None for part in match.groups())
-        return tuple(map(tuple, np.arange(math.prod(dims)).reshape(dims).transpose(order).reshape(shape).tolist()))
+        shape, dims, order = (tuple(map(int, part.split(","))) if part else () for part in match.groups())
+        return tuple(map(tuple, np.arange(math.prod(dims)).reshape(dims).transpose(order or None).reshape(shape).tolist()))
     if match := re.search(r"\breplica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line):
         sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
         exchanging = re.findall(r"'([^']+)'", match[2])
         names = list(sizes)
-        order = [names.index(name) for name in names if name not in exchanging] + [names.index(name) for name in exchanging]
-        line_up = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values())).transpose(order)
+        last = [names.index(name) for name in (*(name for name in names if name not in exchanging), *exchanging)]
+        line_up = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values())).transpose(last)
         return tuple(map(tuple, line_up.reshape(-1, math.prod(sizes[name] for name in exchanging)).tolist()))
     raise ValueError(f"no replica groups that are understood in {line.strip()[:200]!r}")
 
@@ -166,13 +166,14 @@ def collectives(text: str) -> collections.Counter[Collective]:
 
 def by_kind(counts: Counts, share: float = 1.0) -> dict[str, tuple[float, float]]:
     """{kind: (how many, bytes that leave the device that sends most in all)}; `share` of them."""
-    sent: dict[str, collections.Counter[int]] = {}
+    sent: dict[str, dict[int, float]] = {}
+    total: dict[int, float] = {}
     number: collections.Counter[str] = collections.Counter()
     for collective, count in counts.items():
         number[collective.kind] += count
-        devices = sent.setdefault(collective.kind, collections.Counter())
+        devices = sent.setdefault(collective.kind, {})
         for device, amount in collective.sent_bytes.items():
-            devices[device] += count * amount
-    total = sum(sent.values(), collections.Counter())
+            for sums in (devices, total):
+                sums[device] = sums.get(device, 0.0) + count * amount
     busiest = max(total, key=total.__getitem__, default=0)
-    return {kind: (number[kind] * share, float(devices[busiest]) * share) for kind, devices in sent.items()}
+    return {kind: (number[kind] * share, devices.get(busiest, 0.0) * share) for kind, devices in sent.items()}

@@ -126,7 +126,7 @@ COLOURS = {"DiT step": "#4477aa", "VAE decode": "#66ccee", "VAE encode": "#22883
 
 def _picture(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """A bar for every plan: where a chunk's time goes. The rest of predicted bars is drawn pale, with a dashed edge."""
-    left, bar, gap, top, width = 210, 22, 12, 74, 620
+    left, bar, gap, top, width = 230.0, 22, 12, 74, 620
     height = top + len(rows) * (bar + gap) + 60
     longest = max((row.seconds["chunk"] for row in rows if "chunk" in row.seconds), default=1.0)
     steps = about.get("steps", 1)
@@ -137,10 +137,13 @@ def _picture(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         f'<text x="16" y="26" font-size="16">Milliseconds of a chunk, {escape(str(about.get("device", "")))}, '
         f"{escape(str(about.get('size', '')))}</text>",
     ]
-    x = 16
+    x = 16.0
     for name, colour in COLOURS.items():
         label = f"{steps} × DiT step" if name == "DiT step" else name
-        svg += [f'<rect x="{x}" y="42" width="14" height="14" fill="{colour}"/>', f'<text x="{x + 20}" y="54">{label}</text>']
+        svg += [
+            f'<rect x="{x:.0f}" y="42" width="14" height="14" fill="{colour}"/>',
+            f'<text x="{x + 20:.0f}" y="54">{label}</text>',
+        ]
         x += 40 + 8 * len(label)
     for i, row in enumerate(rows):
         y = top + i * (bar + gap)
@@ -150,7 +153,7 @@ def _picture(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
         parts["rest"] = max(total - sum(parts.values()), 0.0)
         label = f"{row.plan}{' (predicted)' if row.predicted else ''}"
         svg.append(f'<text x="{left - 10}" y="{y + bar - 6}" text-anchor="end">{escape(label)}</text>')
-        x = float(left)
+        x = left
         style = ' fill-opacity="0.55" stroke="#555" stroke-dasharray="4 2"' if row.predicted else ""
         for name, seconds in parts.items():
             wide = seconds / longest * width

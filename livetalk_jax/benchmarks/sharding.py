@@ -1,4 +1,4 @@
-"""`livetalk bench sharding`: every valid plan of a number of devices beside one device, in one table.
+"""`livetalk bench sharding`: every valid plan of a number of devices beside one device, in one table, measured or predicted.
 
 Weights and inputs are random: times do not depend on them. The text, image and speech encoders take no part; what they would give
 is random too. Weights are made once and shared by all plans. Results are written after every plan.
@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks import hlo, replay, stages
+from livetalk_jax.benchmarks import cost_model, hlo, replay, stages
 from livetalk_jax.benchmarks.report import Report, Row
 from livetalk_jax.config import CLIPVisionConfig, ParallelConfig, RunConfig, UMT5Config, Wav2Vec2Config
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
@@ -28,15 +28,16 @@ from livetalk_jax.models.dit import ContextKV
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.mesh import choose_devices
-from livetalk_jax.parallel.plan import Plan, valid_plans
+from livetalk_jax.parallel.plan import Pair, Plan, valid_plans
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.color import lab_statistics
 from livetalk_jax.stream.conditioning import Conditions, mark_reference, portrait_motion
-from livetalk_jax.stream.networks import random_networks
+from livetalk_jax.stream.networks import Networks, random_networks
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
-USAGE = """usage: livetalk bench sharding --config soulx_14b --devices 2 --out DIR [--plans all] [--budget SECONDS] [--repeats 3]
+USAGE = """usage: livetalk bench sharding --config soulx_14b --devices 2 [--out DIR] [--plans all] [--budget SECONDS] [--repeats 3]
+       livetalk bench sharding --config soulx_14b --model-for h800x8 [--out DIR]
 """
 CHUNKS = 2  # in one timed run
 HEAD_GROUPS = (2, 5, 4)  # tried with the first plan, where they divide a device's heads
@@ -44,16 +45,20 @@ HEAD_GROUPS = (2, 5, 4)  # tried with the first plan, where they divide a device
 
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", None, "How many, all by default.", lower_bound=2, flag_values=values)
+    help = "Predict instead for such as h800x8 (GPUs, in hosts of 8) or h100x4x2 (hosts x GPUs); nothing runs."
+    absl_flags.DEFINE_string("model-for", None, help, flag_values=values)
     absl_flags.DEFINE_string("out", None, "Folder for sharding.txt, .json and .svg.", flag_values=values)
     absl_flags.DEFINE_list("plans", ["all"], "Names of plans, such as u2r1-g1x2, or all.", flag_values=values)
     absl_flags.DEFINE_float("budget", math.inf, "Start no plan that would probably end after so many seconds.", flag_values=values)
     absl_flags.DEFINE_integer("repeats", 3, "Timed runs of each program.", lower_bound=1, flag_values=values)
 
 
-def candidates(devices: int, heads: int, token_grid: tuple[int, int]) -> list[Plan]:
+def candidates(devices: int, heads: int, token_grid: Pair, per_host: int | None = None) -> list[Plan]:
     """All plans of `devices` devices, those that tell most first: the default; the same grid without Ulysses; the default on the
     other grids; heads in groups; overlapping VAE tiles; the rest."""
-    plain = list(valid_plans(devices, heads, token_grid))
+    plain = list(valid_plans(devices, heads, token_grid, per_host=per_host))
+    if not plain or devices == 1:
+        return []
     first = plain[0]
     same_grid = [plan for plan in plain[1:] if (plan.rows, plan.columns) == (first.rows, first.columns)]
     same_sequence = [plan for plan in plain[1:] if plan.ulysses == first.ulysses]
@@ -101,8 +106,10 @@ def with_plan(config: RunConfig, plan: Plan) -> RunConfig:
 
 def without_encoders(config: RunConfig) -> RunConfig:
     """The text, image and speech encoders at their smallest: the sharded programs do not hold them."""
-    small = dict(text=UMT5Config.tiny(), clip=CLIPVisionConfig.tiny(), audio=Wav2Vec2Config.tiny(), tokenizer="bytes")
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, **small))
+    model = dataclasses.replace(
+        config.model, text=UMT5Config.tiny(), clip=CLIPVisionConfig.tiny(), audio=Wav2Vec2Config.tiny(), tokenizer="bytes"
+    )
+    return dataclasses.replace(config, model=model)
 
 
 class Inputs(NamedTuple):
@@ -111,14 +118,17 @@ class Inputs(NamedTuple):
     Attributes:
         noise: of a whole denoising loop.
         latents, video: for the VAE.
+        key, number: of the noise that a chunk draws itself.
     """
 
     conditions: Conditions
     motion: Motion
-    windows: np.ndarray
-    noise: np.ndarray
-    latents: np.ndarray
-    video: np.ndarray
+    windows: jax.Array
+    noise: jax.Array
+    latents: jax.Array
+    video: jax.Array
+    key: jax.Array
+    number: jax.Array
 
 
 def random_inputs(config: RunConfig, geometry: Geometry) -> Inputs:
@@ -126,33 +136,36 @@ def random_inputs(config: RunConfig, geometry: Geometry) -> Inputs:
     rng = np.random.default_rng(0)
     dit, stream, dtype = config.model.dit, config.stream, jnp.dtype(config.runtime.dtype)
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, np.float32)
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape, np.float32))
+
+    def uniform(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.uniform(-1, 1, shape).astype(np.float32))
 
     clip = CLIPVisionConfig.vit_h_14()
     tokens = [dit.text_len, dit.text_len, *[(clip.image_size // clip.patch_size) ** 2 + 1] * 2]
     context = ContextKV(*(normal(1, n, dit.num_heads, dit.head_dim).astype(dtype) for n in tokens))
     reference = normal(1, *geometry.latent_grid, dit.out_channels).astype(dtype)
-    portrait = rng.uniform(-1, 1, (1, 1, geometry.height, geometry.width, 3)).astype(np.float32)
-    cos, sin = (np.asarray(table).reshape(*geometry.token_grid, -1) for table in rotary_3d(geometry.token_grid, dit.head_dim))
+    cos, sin = (jnp.asarray(table).reshape(*geometry.token_grid, -1) for table in rotary_3d(geometry.token_grid, dit.head_dim))
     conditions = Conditions(
         reference=mark_reference(reference),
         context=[context] * dit.num_layers,
         negative=None,
-        color=lab_statistics(portrait),
+        color=lab_statistics(uniform(1, 1, geometry.height, geometry.width, 3)),
         rope=(cos, sin),
         masks=None,
     )
     noise = normal(noise_draws(config.sampler.method, config.sampler.steps), *reference.shape)
-    inputs = Inputs(
+    return Inputs(
         conditions=conditions,
-        motion=portrait_motion(jnp.asarray(reference[:, :1]), geometry.motion_latents),
+        motion=portrait_motion(reference[:, :1], geometry.motion_latents),
         windows=normal(1, 1, stream.frames, dit.audio_window, dit.audio_blocks, dit.audio_channels),
         noise=noise,
         latents=noise[0].astype(dtype),
-        video=rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape[2:])).astype(dtype),
+        video=uniform(1, stream.motion_frames, geometry.height, geometry.width, 3).astype(dtype),
+        key=jax.random.key(0),
+        number=jnp.uint32(0),
     )
-    return jax.tree.map(np.asarray, inputs)
 
 
 class Programs:
@@ -163,12 +176,12 @@ class Programs:
         conditions, motion = stages.place(pipeline.layout, pipeline.specs, (inputs.conditions, inputs.motion))
         rest = (inputs.windows, inputs.noise, inputs.latents, inputs.video)
         windows, noise, latents, video = stages.place(pipeline.layout, (WHOLE,) * 4, rest)
-        key = stages.place(pipeline.layout, WHOLE, jax.random.key(0))
+        key, number = stages.place(pipeline.layout, (WHOLE, WHOLE), (inputs.key, inputs.number))
         self.calls = {
             "DiT step": (stages.denoising(pipeline), (conditions, windows, noise, motion)),
             "VAE decode": (stages.decoding(pipeline), (latents,)),
             "VAE encode": (stages.encoding(pipeline), (video,)),
-            "chunk": (pipeline.chunk, (conditions, windows, key, np.uint32(0), motion)),
+            "chunk": (pipeline.chunk, (conditions, windows, key, number, motion)),
         }
         self.share = {"DiT step": 1 / pipeline.config.sampler.steps, "chunk": 1.0}
         self.share |= dict.fromkeys(("VAE decode", "VAE encode"), 1 / stages.CHAIN)
@@ -198,30 +211,36 @@ class Programs:
 
 class Measured(NamedTuple):
     """One stage of a plan: seconds, seconds of compilation, collectives of the program with the share that one call has of them,
-    peak bytes, and the result (latents or frames) on the host."""
+    peak bytes, and the latents or frames on the host (nothing for the VAE)."""
 
     seconds: float
     compile_seconds: float
     counts: hlo.Counts
     share: float
     peak_bytes: int
-    result: np.ndarray | None
+    result: np.ndarray
 
 
 def measure(programs: Programs, stage: str, repeats: int) -> Measured:
     begin = time.perf_counter()
     program = programs.compile(stage)
     compile_seconds = time.perf_counter() - begin
-    memory = program.memory_analysis()
-    peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
-    result = None
+    memory, text = program.memory_analysis(), program.as_text()
+    if memory is None or text is None:
+        raise ValueError(f"{jax.default_backend()} tells nothing of its compiled programs")
+    # All that stays: the program's own arguments lack the weights that only `Pipeline.start` uses.
+    networks = programs.pipeline.networks
+    held = jax.tree.leaves((networks.dit, networks.vae, programs.calls[stage][1]))
+    peak = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in held)
+    peak += memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    result = np.empty(0)
     if stage == "DiT step":
         h, w = programs.pipeline.geometry.latent_grid[1:]
         result = np.asarray(programs.run(stage))[:, :, :h, :w].astype(np.float32)
     elif stage == "chunk":
         result = np.asarray(programs.run(stage)[0])
     seconds = programs.seconds(stage, repeats)
-    return Measured(seconds, compile_seconds, hlo.collectives(program.as_text()), programs.share[stage], peak, result)
+    return Measured(seconds, compile_seconds, hlo.collectives(text), programs.share[stage], peak, result)
 
 
 def what_it_hangs_on(plan: Plan, stage: str) -> tuple:
@@ -249,6 +268,29 @@ def row(where: Layout, measured: Mapping[str, Measured], reference: Mapping[str,
     )
 
 
+def measure_plan(
+    config: RunConfig, where: Layout, networks: Networks, inputs: Inputs, repeats: int, known: dict[tuple, Measured]
+) -> dict[str, Measured]:
+    """All stages of a plan; `known` holds those of other plans, and takes these."""
+    plan_config, size = with_plan(config, where.plan), config.stream.buckets[0]
+    pipeline = Pipeline(networks, plan_config, size, load_tokenizer("bytes", config.model.dit.text_len), where.devices)
+    programs = Programs(pipeline, inputs)
+    measured = {}
+    for stage in programs.calls:
+        what = (where.plan.devices, *what_it_hangs_on(where.plan, stage))
+        if what not in known:
+            known[what] = measure(programs, stage, repeats)
+        measured[stage] = known[what]
+    return measured
+
+
+NOTES = (
+    "DiT step, decode and encode are timed in programs of their own; plans that run the same program share its time.",
+    "sends: bytes that leave the busiest device. alone: a chunk's collectives run one after the other with nothing beside them. "
+    "peak: transformer, VAE, conditions and what the chunk's program takes. latents, PSNR: against one device.",
+)
+
+
 def compare(
     config: RunConfig,
     devices: Sequence[jax.Device],
@@ -273,14 +315,11 @@ def compare(
     counts: dict[str, hlo.Counts] = {}
     known: dict[tuple, Measured] = {}
     reference: Mapping[str, Measured] = {}
-    longest, untried = 0.0, []
+    untried: list[str] = []
+    longest = 0.0
 
     def report() -> Report:
-        notes = [
-            "DiT step, decode and encode are timed in programs of their own; plans that run the same program share its time.",
-            "sends: bytes that leave the busiest device. alone: a chunk's collectives run one after the other with nothing beside "
-            "them. peak: the chunk's program with its arguments (transformer, VAE, conditions). latents, PSNR: against one device.",
-        ]
+        notes = list(NOTES)
         if untried:
             notes.append(f"no time was left for: {', '.join(untried)}")
         result = Report(about=about, rows=rows, new_frames=geometry.new_frames, notes=notes)
@@ -296,17 +335,9 @@ def compare(
         here = devices[: plan.devices]
         # One device's copy of what lies on all of them: nothing moves.
         local = networks if len(here) > 1 else jax.tree.map(lambda x: x.addressable_data(0), networks)
-        chosen_config = with_plan(config, plan)
-        where = layout(chosen_config, size, here)
+        where = layout(with_plan(config, plan), size, here)
         try:
-            pipeline = Pipeline(local, chosen_config, size, load_tokenizer("bytes", config.model.dit.text_len), here)
-            programs = Programs(pipeline, inputs)
-            measured = {}
-            for stage in programs.calls:
-                what = (plan.devices, *what_it_hangs_on(plan, stage))
-                if what not in known:
-                    known[what] = measure(programs, stage, repeats)
-                measured[stage] = known[what]
+            measured = measure_plan(config, where, local, inputs, repeats, known)
             reference = reference or measured
             rows.append(row(where, measured, reference))
             counts[plan.name] = measured["chunk"].counts
@@ -314,17 +345,14 @@ def compare(
             if not rows:
                 raise
             # The other plans are worth having.
-            rows.append(
-                Row(plan=plan.name, explained=where.explain(), devices=plan.devices, failed=" ".join(str(error).split())[:300])
-            )
-        pipeline = programs = local = None
+            why = " ".join(str(error).split())[:300]
+            rows.append(Row(plan=plan.name, explained=where.explain(), devices=plan.devices, failed=why))
         jax.clear_caches()
         gc.collect()
         longest = max(longest, time.perf_counter() - started)
         print(f"{time.perf_counter() - begin:5.0f} s  {rows[-1].summary()}", flush=True)
         report()
 
-    del networks
     longest = 0.0
     for i, done in enumerate(rows):
         started = time.perf_counter()
@@ -339,20 +367,31 @@ def main(argv: list[str]) -> None:
     out = None if values.out is None else Path(values.out)
     if out is not None and not out.is_dir():
         raise flags.UsageError(f"the folder {out} does not exist")
-    devices = choose_devices(values.devices or 0)
-    if len(devices) < 2:
-        raise flags.UsageError("a comparison needs two devices or more; --model-for predicts without them")
-    height, width = size = config.stream.buckets[0]
+    model_for = values["model-for"].value
+    if model_for is not None and values.devices is not None:
+        raise flags.UsageError("--devices measures and --model-for predicts: give one of them")
+    height, width = config.stream.buckets[0]
     _, h, w = Geometry(height, width, config.stream.frames, config.stream.motion_frames).token_grid
-    plans = chosen(values.plans, candidates(len(devices), config.model.dit.num_heads, (h, w)))
+    heads = config.model.dit.num_heads
     about = {
         "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
         "date": datetime.date.today().isoformat(),
-        "device": devices[0].device_kind,
-        "jax": jax.__version__,
-        "size": f"{size[1]}x{size[0]}",
+        "size": f"{width}x{height}",
         "dtype": config.runtime.dtype,
         "steps": config.sampler.steps,
     }
-    report = compare(config, devices, plans, out=out, repeats=values.repeats, budget=values.budget, about=about)
+    if model_for is not None:
+        machine = cost_model.Machine.parse(model_for)
+        plans = chosen(values.plans, candidates(machine.devices, heads, (h, w), machine.per_host))
+        about["device"] = f"PREDICTED for {machine.hosts} host(s) of {machine.per_host} {machine.chip.name}"
+        report = cost_model.report(config, machine, plans, about)
+        if out is not None:
+            report.write(out, f"predicted_{model_for}")
+    else:
+        devices = choose_devices(values.devices or 0)
+        if len(devices) < 2:
+            raise flags.UsageError("a comparison needs two devices or more; --model-for predicts without them")
+        plans = chosen(values.plans, candidates(len(devices), heads, (h, w)))
+        about |= {"device": devices[0].device_kind, "jax": jax.__version__}
+        report = compare(config, devices, plans, out=out, repeats=values.repeats, budget=values.budget, about=about)
     print(report.text())

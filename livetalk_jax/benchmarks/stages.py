@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from livetalk_jax.models.vae import VAE
@@ -82,7 +81,7 @@ def place(layout: Layout, specs: Any, tree: Any) -> Any:
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=sharding)
         if math.prod(shape) != x.size:
-            x = np.pad(x, [(0, new - old) for old, new in zip(x.shape, shape, strict=True)])
+            x = jnp.pad(x, [(0, new - old) for old, new in zip(x.shape, shape, strict=True)])
         return jax.device_put(x, sharding)
 
     return jax.tree.map(lambda spec, part: jax.tree.map(lambda x: one(spec, x), part), specs, tree)
