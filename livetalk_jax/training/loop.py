@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 from jax.experimental import multihost_utils
 
 from livetalk_jax import checkpoint, media
@@ -104,7 +103,7 @@ def show(stage: Stage, state: State, frozen: Frozen, batch: TrainBatch, path: Pa
             writer.write_frames(video)
         sheet = media.contact_sheet(video)
         sheet.save(path.with_suffix(".png"))
-        progress.sample(step, np.asarray(sheet))
+        progress.sample(step, sheet)
 
 
 def export(stage: Stage, state: State, frozen: Frozen, path: str | os.PathLike) -> None:

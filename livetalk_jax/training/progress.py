@@ -1,6 +1,7 @@
 """What a run tells while it goes on: a line and TensorBoard scalars, and whether its numbers are still numbers."""
 
 import contextlib
+import io
 import math
 import sys
 import time
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
+from PIL import Image
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from livetalk_jax.training.stages import Metrics, Work
 
@@ -30,7 +34,7 @@ class Progress:
 
     def __init__(self, folder: Path, steps: int, log_every: int, peak: float | None):
         self._steps, self._log_every, self._peak = steps, log_every, peak
-        self._writer = SummaryWriter(str(folder)) if jax.process_index() == 0 else None
+        self._writer = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
         self._waiting: tuple[int, Metrics] | None = None
         self._seen: dict[str, list[float]] = {}
         self._last: dict[str, float] = {}
@@ -81,10 +85,17 @@ class Progress:
         yield
         self._paused += time.perf_counter() - begun
 
-    def sample(self, step: int, sheet: np.ndarray) -> None:
-        """Show a picture [Y, X, 3] in TensorBoard."""
+    def sample(self, step: int, sheet: Image.Image) -> None:
+        """Show a picture in TensorBoard."""
+        png = io.BytesIO()
+        sheet.save(png, "png")
+        picture = Summary.Image(height=sheet.height, width=sheet.width, colorspace=3, encoded_image_string=png.getvalue())
+        self._write(step, [Summary.Value(tag="sample", image=picture)])
+
+    def _write(self, step: int, values: list[Summary.Value]) -> None:
         if self._writer is not None:
-            self._writer.add_image("sample", sheet, step, dataformats="HWC")
+            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+            self._writer.flush()
 
     def _report(self, step: int) -> None:
         now = time.perf_counter()
@@ -93,10 +104,8 @@ class Progress:
         rates = {"tokens_per_second": self._work.tokens / seconds}
         if self._peak:
             rates["model_flop_utilisation"] = self._work.flops / seconds / self._peak
+        self._write(step, [Summary.Value(tag=name, simple_value=value) for name, value in {**means, **rates}.items()])
         if self._writer is not None:
-            for name, value in {**means, **rates}.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
             parts = [f"{name} {value:.4g}" for name, value in means.items() if name.rpartition("/")[2] in ("loss", "grad_norm")]
             parts.append(f"{rates['tokens_per_second']:.0f} tokens/s")
             if self._peak:
