@@ -10,7 +10,10 @@ COMMANDS = {
     "generate": ("livetalk_jax.generate", "a portrait and speech in, a talking video out"),
     "bench latency": ("livetalk_jax.benchmarks.latency", "time a DiT step, the VAE and whole chunks"),
     "bench sharding": ("livetalk_jax.benchmarks.sharding", "compare the ways of spreading one model over devices"),
-    "bench kernels": ("livetalk_jax.benchmarks.kernels", "check and time attention, linear layers and norms beside other libraries'"),
+    "bench kernels": (
+        "livetalk_jax.benchmarks.kernels",
+        "check and time attention, linear layers and norms beside other libraries'",
+    ),
     "data prepare": ("livetalk_jax.data.prepare", "a data set in, cached features for training out"),
     "data procedural": ("livetalk_jax.data.procedural.command", "draw people who talk, with the truth of every frame"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),

@@ -194,7 +194,8 @@ class Step:
 
     def __init__(self, config: Any):
         stream, self.config = config.stream, config.model.dit
-        self.geometry = Geometry(*config.stream.buckets[0], stream.frames, stream.motion_frames)
+        height, width = stream.buckets[0]
+        self.geometry = Geometry(height, width, stream.frames, stream.motion_frames)
         grid = (1, *self.geometry.latent_grid)
         self.latents = normal(0, (*grid, self.config.out_channels), jnp.float32)
         self.condition = normal(1, (*grid, self.config.in_channels - self.config.out_channels))
@@ -363,7 +364,7 @@ def _torch_attention(q, k, v, work: float, report: Report) -> None:
     except ImportError:
         report("PyTorch", skipped="not installed")
         return
-    inputs = [torch.randn(x.shape, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for x in (q, k, v)]
+    query, key, value = (torch.randn(x.shape, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for x in (q, k, v))
     for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION)):
         times = []
         with sdpa_kernel(backend), torch.no_grad():
@@ -371,7 +372,7 @@ def _torch_attention(q, k, v, work: float, report: Report) -> None:
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                 begin.record()
                 for _ in range(8):
-                    torch.nn.functional.scaled_dot_product_attention(*inputs)
+                    torch.nn.functional.scaled_dot_product_attention(query, key, value)
                 end.record()
                 torch.cuda.synchronize()
                 times.append(begin.elapsed_time(end) / 8)
@@ -416,7 +417,8 @@ def linear(config: Any, clock: Clock, report: Report) -> None:
 
 def norms(config: Any, clock: Clock, report: Report) -> None:
     """RMS norm with rotary positions: what XLA makes of the reference, and one Triton kernel."""
-    geometry = Geometry(*config.stream.buckets[0], config.stream.frames, config.stream.motion_frames)
+    height, width = config.stream.buckets[0]
+    geometry = Geometry(height, width, config.stream.frames, config.stream.motion_frames)
     model: DiTConfig = config.model.dit
     x, weight = normal(0, (1, geometry.tokens, model.dim)), normal(1, (model.dim,))
     cos, sin = map(jnp.asarray, rotary_3d(geometry.token_grid, model.head_dim))

@@ -112,10 +112,10 @@ def _layers(network: Any, table: Mapping[str, str]) -> dict[tuple, Linear]:
             raise ValueError(f"unknown format {form!r} of {pattern!r}; there is {', '.join(FORMATS)}")
     layers, missing = {}, set(table)
     for path, module in nnx.iter_modules(network):
-        pattern = next((p for p in table if re.fullmatch(p, ".".join(map(str, path)))), None)
-        if pattern is not None and isinstance(module, Linear):
+        matching = next((p for p in table if re.fullmatch(p, ".".join(map(str, path)))), None)
+        if matching is not None and isinstance(module, Linear):
             layers[tuple(path)] = module
-            missing.discard(pattern)
+            missing.discard(matching)
     if missing:
         raise ValueError(f"no linear layer of {type(network).__name__} matches {', '.join(sorted(missing))}")
     return layers
