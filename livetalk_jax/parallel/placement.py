@@ -57,9 +57,14 @@ def rule(mesh: Mesh, abstract: Any) -> Callable[[str], NamedSharding]:
 
 
 def put(tree: Any, sharding: Sharding) -> Any:
-    """The arrays of a tree whole on every device of `sharding`; those of other processes must put the same numbers there."""
+    """The arrays of a tree whole on every device of `sharding`; those of other processes must put the same numbers there.
+
+    Shapes (`jax.ShapeDtypeStruct`) stay shapes.
+    """
 
     def one(x):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
             # The same buffers under this mesh's name: one program takes arrays of one mesh only.
             return jax.make_array_from_single_device_arrays(x.shape, sharding, [part.data for part in x.addressable_shards])

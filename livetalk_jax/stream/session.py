@@ -54,7 +54,8 @@ class Pipeline:
     """Networks compiled for one picture size; any number of sessions share it.
 
     Args:
-        networks: the five networks, wherever they are; best where `layout(...).whole` says, which saves a copy.
+        networks: the five networks, wherever they are; best where `layout(...).whole` says, which saves a copy. Networks of shapes
+            (`nnx.eval_shape`) give programs that can be compiled but not run.
         config: of the run.
         size: (height, width) of the video, one of the configuration's buckets.
         tokenize: prompts to (ids, mask).
@@ -77,10 +78,10 @@ class Pipeline:
         self.geometry = Geometry(*size, stream.frames, stream.motion_frames)
         self.tokenize = tokenize
         self._dtype = networks.dit.dtype
-        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
-        logger.info("attention: %s", self.attention)
         self.layout = layout(config, size, devices)
         logger.info("plan: %s", self.layout.explain())
+        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, self.layout.devices[0])
+        logger.info("attention: %s", self.attention)
         if config.runtime.linear == "fp8":
             networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
         self.networks = networks = put(networks, self.layout.whole)
