@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from livetalk_jax.config import VAEConfig
-from livetalk_jax.nn.conv import CausalConv3d, Conv2d, Conv3d, Past, pad_picture
+from livetalk_jax.nn.conv import CausalConv3d, Conv2d, Conv3d, Past
 from livetalk_jax.nn.layers import Linear
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 from livetalk_jax.shapes import VAE_STRIDE, latent_frames
@@ -83,7 +83,7 @@ class Downsample(nnx.Module):
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
         """[B, F, Y, X, C] -> [B, F or (F + 1) / 2, Y / 2, X / 2, C]; the video must begin here."""
-        x = self.conv(pad_picture(x, 0, 1, parallel), stride=2)
+        x = self.conv(parallel.pad_spatial(x, 0, 1), stride=2)
         if self.time_conv is None:
             return x
         # The first frame stays alone; each later output sees frames 2n, 2n + 1, 2n + 2.
@@ -108,7 +108,7 @@ class Upsample(nnx.Module):
         batch, frames, rows, columns, dim = x.shape
         x = jnp.broadcast_to(x[:, :, :, None, :, None], (batch, frames, rows, 2, columns, 2, dim))
         x = x.reshape(batch, frames, 2 * rows, 2 * columns, dim)
-        return self.conv(pad_picture(x, 1, 1, parallel))
+        return self.conv(parallel.pad_spatial(x, 1, 1))
 
 
 def _middle(dim: int, **options) -> nnx.List:

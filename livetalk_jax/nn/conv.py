@@ -37,14 +37,6 @@ class Past:
         return x
 
 
-def pad_picture(x: jax.Array, low: int, high: int, parallel: Parallel) -> jax.Array:
-    """Pad rows and columns of [B, F, Y, X, C] by what the neighbours hold, zeros at the picture's edge."""
-    if low or high:
-        x = parallel.pad_spatial(x, 2, low, high)
-        x = parallel.pad_spatial(x, 3, low, high)
-    return x
-
-
 def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
     depth = "D" * (len(strides) - 2)  # two strides: rows and columns; three: frames before them
     layout = (f"N{depth}HWC", f"{depth}HWIO", f"N{depth}HWC")
@@ -107,4 +99,5 @@ class CausalConv3d(_Conv):
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
         """[B, F, Y, X, in] -> [B, F, Y, X, out]."""
         frames, edge = self.kernel.shape[0] - 1, self.kernel.shape[1] // 2
-        return self._convolve(pad_picture(past.prepend(x, frames), edge, edge, parallel), (1, 1, 1))
+        x = past.prepend(x, frames)
+        return self._convolve(parallel.pad_spatial(x, edge, edge) if edge else x, (1, 1, 1))

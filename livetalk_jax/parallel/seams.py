@@ -13,10 +13,8 @@ import jax.numpy as jnp
 from livetalk_jax.kernels.attention import attention
 
 
-def _pad_zeros(x, axis: int, low: int, high: int):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (low, high)
-    return jnp.pad(x, widths)
+def _pad_zeros(x, low: int, high: int):
+    return jnp.pad(x, ((0, 0), (0, 0), (low, high), (low, high), (0, 0)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Parallel:
         attend: self-attention over all video tokens. q, k, v: [B, N, A, K], the tokens held here; returns [B, N, A, K]. With
             `row_multiple`, `key_length` tells how many of them are tokens.
         attend_local: attention whose keys and values are whole on every device (text, image, audio). Same shapes, any key length.
-        pad_spatial: (x, axis, low, high) pads rows or columns of x by what the neighbours hold, zeros at the picture's edge.
+        pad_spatial: (x, low, high) pads rows and columns of x [B, F, Y, X, C] by what the neighbours hold, zeros at the edge.
         gather_spatial: [B, rows, columns, ...] held here -> the whole picture.
         take_spatial: (x, axis) the part held here of x, which is whole, with rows at `axis` and columns behind them.
         row_multiple: tokens are padded to a multiple of this, which matrix products want (8 in bfloat16, 16 in 8 bits); without it
@@ -38,7 +36,7 @@ class Parallel:
 
     attend: Callable[..., jax.Array] = attention
     attend_local: Callable[..., jax.Array] = attention
-    pad_spatial: Callable[[jax.Array, int, int, int], jax.Array] = _pad_zeros
+    pad_spatial: Callable[[jax.Array, int, int], jax.Array] = _pad_zeros
     gather_spatial: Callable[[jax.Array], jax.Array] = lambda x: x
     take_spatial: Callable[[jax.Array, int], jax.Array] = lambda x, axis: x
     row_multiple: int = 1

@@ -59,22 +59,20 @@ class Side:
         shape[axis] = x.shape[axis]
         return jnp.where(self.valid(x.shape[axis]).reshape(shape), x, jnp.zeros((), x.dtype))
 
-    def pad(self, x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
-        """Up to a device's worth of the neighbours' rows or columns on either side, zeros at the picture's edge."""
-        if self.parts == 1:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (low, high)
-            return jnp.pad(x, widths)
-        x = self.without_padding(x, axis)
-        up = [(i, i + 1) for i in range(self.parts - 1)]
-        down = [(i + 1, i) for i in range(self.parts - 1)]
-        pieces = [x]
-        if low:  # who has no neighbour receives zeros
-            last = jax.lax.slice_in_dim(x, x.shape[axis] - low, x.shape[axis], axis=axis)
-            pieces.insert(0, jax.lax.ppermute(last, self.names, up))
-        if high:
-            pieces.append(jax.lax.ppermute(jax.lax.slice_in_dim(x, 0, high, axis=axis), self.names, down))
-        return jnp.concatenate(pieces, axis)
+    def exchange(self, first: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The `last` of the device before and the `first` of the one behind; zeros where there is none."""
+        if self.parts == 2 and first.shape == last.shape:
+            # Each has one neighbour: both directions in one exchange, which XLA would otherwise run one after the other.
+            leads = jax.lax.axis_index(self.names) == 0
+            received = jax.lax.ppermute(jnp.where(leads, last, first), self.names, [(0, 1), (1, 0)])
+            zeros = jnp.zeros_like(received)
+            return jnp.where(leads, zeros, received), jnp.where(leads, received, zeros)
+        down = [(i, i + 1) for i in range(self.parts - 1)]
+        up = [(i + 1, i) for i in range(self.parts - 1)]
+        before, behind = (
+            jax.lax.ppermute(edge, self.names, pairs) if edge.size else edge for edge, pairs in ((last, down), (first, up))
+        )
+        return before, behind
 
     def cut(self, x: jax.Array, axis: int) -> jax.Array:
         """This device's part of x, which is whole along `axis`."""
@@ -86,6 +84,16 @@ class Side:
         return jax.lax.dynamic_slice_in_dim(jnp.pad(x, widths), jax.lax.axis_index(self.names) * size, size, axis)
 
 
+def _edges(x: jax.Array, axis: int, low: int, high: int) -> tuple[jax.Array, jax.Array]:
+    """The first `high` and the last `low` along an axis: what the neighbours' margins hold."""
+    size = x.shape[axis]
+    return jax.lax.slice_in_dim(x, 0, high, axis=axis), jax.lax.slice_in_dim(x, size - low, size, axis=axis)
+
+
+def _write(x: jax.Array, strip: jax.Array, row: int, column: int) -> jax.Array:
+    return jax.lax.dynamic_update_slice(x, strip, (0, 0, row, column, 0)) if strip.size else x
+
+
 @dataclasses.dataclass(frozen=True)
 class Picture:
     """The seams of `Parallel` for a picture cut into rows and columns."""
@@ -94,8 +102,25 @@ class Picture:
     columns: Side
     names: Names  # of the whole grid, row by row
 
-    def pad(self, x: jax.Array, axis: int, low: int, high: int) -> jax.Array:
-        return {ROWS: self.rows, COLUMNS: self.columns}[axis].pad(x, axis, low, high)
+    def pad(self, x: jax.Array, low: int, high: int) -> jax.Array:
+        """[B, F, Y, X, C] with `low` of the neighbours' rows and columns before and `high` behind, zeros at the picture's edge."""
+        x = self.columns.without_padding(self.rows.without_padding(x, ROWS), COLUMNS)
+        # Zeros first, and what arrives is written over them: the one large copy does not wait for the neighbours.
+        out = jnp.pad(x, ((0, 0), (0, 0), (low, high), (low, high), (0, 0)))
+        height, width = x.shape[ROWS], x.shape[COLUMNS]
+        first, last = _edges(x, COLUMNS, low, high)
+        top = low
+        if self.rows.parts > 1:
+            above, below = self.rows.exchange(*_edges(x, ROWS, low, high))
+            out = _write(_write(out, above, 0, low), below, low + height, low)
+            # Columns travel with what has come from above and below them, for the corners.
+            around = zip(_edges(above, COLUMNS, low, high), (first, last), _edges(below, COLUMNS, low, high), strict=True)
+            first, last = (jnp.concatenate(pieces, ROWS) for pieces in around)
+            top = 0
+        if self.columns.parts > 1:
+            left, right = self.columns.exchange(first, last)
+            out = _write(_write(out, left, top, 0), right, top, low + width)
+        return out
 
     def take(self, x: jax.Array, axis: int) -> jax.Array:
         """The part held here of x, whole, with rows at `axis` and columns behind them."""
