@@ -1,9 +1,9 @@
-"""Draw livetalk_jax/samples/portrait.png and synthesise livetalk_jax/samples/speech.flac.
+"""Draw livetalk_jax/samples/portrait.png and docs/images/procedural.jpg, and synthesise livetalk_jax/samples/speech.flac.
 
     python tools/make_samples.py
 
 The portrait is a person of the procedural data set's test split at rest, in clothes and on a wall chosen for her; the speech needs
-espeak-ng (`apt-get install espeak-ng`, made with 1.51). Both are the same every time.
+espeak-ng (`apt-get install espeak-ng`, made with 1.51). All are the same every time.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from livetalk_jax.data.procedural.dataset import ProceduralSet, record_speech
 from livetalk_jax.data.procedural.face import REST
 from livetalk_jax.data.procedural.identity import make_identity, make_scene
 from livetalk_jax.data.procedural.render import Pose, Puppet
+from livetalk_jax.data.procedural.speech import Speech, Synthesiser
 from livetalk_jax.media import SAMPLES, load_audio
 from livetalk_jax.stream.audio import normalize_loudness
 
@@ -27,6 +29,7 @@ TEXT = (
     "Live Talk takes one portrait and live speech, and shows a person who talks."
 )
 
+SHEET = Path(__file__).parents[1] / "docs/images/procedural.jpg"
 SIZE = 512
 PERSON = 21
 
@@ -37,6 +40,24 @@ def draw_portrait() -> Image.Image:
         wall_dark=(104, 112, 120), light=-0.8, warmth=0.0, brightness=1.0, framing=1.0, shift=0.0,
     )  # fmt: skip
     return Image.fromarray(Puppet(make_identity(PERSON), scene, SIZE, SIZE).frame(REST, Pose()))
+
+
+def draw_sheet() -> Image.Image:
+    """Persons of the test split, and below one of them saying a sentence, frame by frame."""
+    persons = ProceduralSet(seed=1, split="test", count=24, seconds=1.0)
+    people = [persons.recording(number).frame(18) for number in range(len(persons))]
+    ((sound, phonemes),) = Synthesiser().say(["My mother bought a big paper bag."], "en-us+f3", 150, 50, 50)
+    speech = Speech(sound, tuple(phonemes), "English", "en-us+f3", ())
+    speaker = record_speech(np.random.default_rng(0), make_identity(42), make_scene(5), speech, 256, 256)
+    truth, mouths = speaker.truth(), []
+    for number in range(48):
+        x, y = round(float(truth["mouth_x"][number])), round(float(truth["mouth_y"][number]))
+        mouths.append(speaker.frame(number)[y - 28 : y + 36, x - 32 : x + 32])
+    return Image.fromarray(np.concatenate([rows(people, 8), rows(mouths, 16)]))
+
+
+def rows(pictures: list[np.ndarray], columns: int) -> np.ndarray:
+    return np.concatenate([np.concatenate(pictures[k : k + columns], 1) for k in range(0, len(pictures), columns)])
 
 
 def synthesise_speech(path):
@@ -58,5 +79,6 @@ if __name__ == "__main__":
     SAMPLES.mkdir(exist_ok=True)
     draw_portrait().save(SAMPLES / "portrait.png", optimize=True)
     synthesise_speech(SAMPLES / "speech.flac")
-    for path in sorted(SAMPLES.iterdir()):
+    draw_sheet().save(SHEET, quality=88)
+    for path in (*sorted(SAMPLES.iterdir()), SHEET):
         print(f"{path.name}: {path.stat().st_size / 1024:.0f} KiB")

@@ -17,7 +17,7 @@ RATE = 200  # steps a second in which shapes are blended
 BLEND = 0.042  # seconds, the deviation of the blending
 LEAD = 0.018  # seconds by which lips are ahead of the sound
 CLOSED_AT_LEAST = 0.064  # seconds: longer than a frame, so that each closure is seen
-FLANK = 0.085  # seconds in which lips close and part
+FLANK = 0.075  # seconds in which lips close and part
 
 PARTS = ("openness", "width", "rounding", "teeth", "tongue", "press", "tuck")  # of `face.Mouth`, in the order of its fields
 
@@ -51,7 +51,7 @@ def _vowel(openness: float, width: float = 0.0, rounding: float = 0.0, teeth: fl
 
 
 SILENCE = Shape(0.0, teeth=0.5, open_dominance=0.8, lip_dominance=0.5)
-CLOSED = Shape(0.0, open_dominance=1.2, lip_dominance=0.3)
+CLOSED = Shape(0.0, open_dominance=0.35, lip_dominance=0.3)
 DEFAULT = Shape(0.28, open_dominance=0.4, lip_dominance=0.2)
 BREATH = Shape(0.3, open_dominance=0.25, lip_dominance=0.1, weight=0.4)
 
