@@ -100,5 +100,5 @@ def test_padded_rows_change_nothing(dit, expected, multiple):
 def test_tables_that_cannot_be(dit):
     with pytest.raises(ValueError, match=r"no linear layer of DiT matches blocks\\.z"):
         quantize(dit, {r"blocks\.z": "e4m3"})
-    with pytest.raises(ValueError, match=r"unknown format 'int4' of '.\*'; there is e4m3"):
+    with pytest.raises(ValueError, match="unknown format 'int4'"):
         quantize(dit, {r"head\.head": "int4"})
