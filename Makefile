@@ -1,12 +1,14 @@
 # make demo   installs into .venv and makes out/demo.mp4 from the shipped portrait and speech
 # make test   installs the test extra, then lints, checks types and runs the tests
 # make lint   ruff and mypy alone
+# make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, half an hour on two cores, and fails where
+#                     something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint sharding-aot clean
 
 demo: $(VENV)/installed
 	@mkdir -p out
@@ -19,6 +21,19 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+sharding-aot: build/aot/ready
+	@mkdir -p out
+	PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu $(BIN)/python -m livetalk_jax.benchmarks.aot --config soulx_14b --out out $(AOT_FLAGS)
+
+# XLA's GPU compiler, unpacked and not installed: an installed plugin makes JAX look for a GPU.
+build/aot/ready: $(VENV)/installed
+	rm -rf build/aot && mkdir -p build/aot
+	version=$$($(BIN)/python -c 'import jax; print(jax.__version__)') && \
+	$(BIN)/python -m pip download --quiet --no-deps -d build/aot jax-cuda13-pjrt==$$version jax-cuda13-plugin==$$version
+	for wheel in build/aot/*.whl; do $(BIN)/python -m zipfile -e $$wheel build/aot/plugin; done
+	rm build/aot/*.whl
+	@touch $@
 
 clean:
 	rm -rf $(VENV) out build *.egg-info

@@ -334,7 +334,7 @@ def halo_exchanges(convs: Iterable[Conv], plan: Plan, local: Pair, per_host: int
         # Rows first; columns then bring the corners along. Only rows of the grid reach into other hosts.
         for parts, edge, away in (
             (plan.rows, columns, int(plan.model_devices > per_host)),
-            (plan.columns, rows + conv.low + conv.high, int(plan.columns > per_host)),
+            (plan.columns, rows + (conv.low + conv.high) * (plan.rows > 1), int(plan.columns > per_host)),
         ):
             ways = [width for width in (conv.low, conv.high) if width]
             if parts == 1 or not ways:
@@ -538,6 +538,17 @@ def peak_bytes(config: RunConfig, plan: Plan, geometry: Geometry) -> float:
     return weight_bytes(config.model) + context + 2 * BF16 * geometry.frames * pixels * 2 * config.model.vae.dim
 
 
+def chunk_traffic(config: RunConfig, plan: Plan, geometry: Geometry, per_host: int) -> dict[str, tuple[float, float]]:
+    """Of a whole chunk: {kind: (how many, bytes that leave the busiest device)}."""
+    total: dict[str, tuple[float, float]] = {}
+    for name, stage in stages(config, plan, geometry, per_host).items():
+        times = config.sampler.steps if name == "DiT step" else 1
+        for kind, (count, sent) in stage.traffic().items():
+            before = total.get(kind, (0.0, 0.0))
+            total[kind] = before[0] + times * count, before[1] + times * sent
+    return total
+
+
 def predict(
     config: RunConfig, plan: Plan, chip: Chip, per_host: int, rates: Rates, slower: Mapping[str, float] | None = None
 ) -> Row:
@@ -548,15 +559,8 @@ def predict(
     steps = config.sampler.steps
     seconds["chunk"] = (steps - 1) * seconds["DiT step"] + sum(seconds.values())
     del seconds["rest"]
-    traffic = {name: stage.traffic() for name, stage in parts.items()}
-    chunk: dict[str, tuple[float, float]] = {}
-    for name, kinds in traffic.items():
-        times = steps if name == "DiT step" else 1
-        for kind, (count, sent) in kinds.items():
-            before = chunk.get(kind, (0.0, 0.0))
-            chunk[kind] = before[0] + times * count, before[1] + times * sent
-    traffic["chunk"] = chunk
-    del traffic["rest"]
+    traffic = {name: stage.traffic() for name, stage in parts.items() if name in STAGES}
+    traffic["chunk"] = chunk_traffic(config, plan, geometry, per_host)
     alone = [exchange._replace(behind=None) for stage in parts.values() for exchange in stage.exchanges]
     alone += [exchange._replace(behind=None) for exchange in parts["DiT step"].exchanges] * (steps - 1)
     return Row(

@@ -164,6 +164,20 @@ def collectives(text: str) -> collections.Counter[Collective]:
     return counts
 
 
+# What JAX calls the collectives that a program asks for; those that XLA adds to move arrays elsewhere bear other names, or none.
+_OURS = re.compile(r'op_name="[^"]*\bshard_map/[^"]*\b(all_to_all|ppermute|all_gather|psum\w*|pmax|pmin|reduce_scatter)\w*"')
+
+
+def added(text: str) -> list[str]:
+    """Collectives of a compiled program that nobody wrote: kind, shape and name of each."""
+    found = []
+    for line in text.splitlines():
+        if _INSTRUCTION.match(line) and _COLLECTIVE.search(line) and not _OURS.search(line):
+            name = re.search(r'op_name="([^"]*)"', line)
+            found.append(f"{line.strip().split(', ')[0][:160]} for {name[1] if name else 'nothing that has a name'}")
+    return found
+
+
 def by_kind(counts: Counts, share: float = 1.0) -> dict[str, tuple[float, float]]:
     """{kind: (how many, bytes that leave the device that sends most in all)}; `share` of them."""
     sent: dict[str, dict[int, float]] = {}

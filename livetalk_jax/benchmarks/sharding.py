@@ -221,18 +221,30 @@ class Measured(NamedTuple):
     result: np.ndarray
 
 
+def text_of(program: jax.stages.Compiled) -> str:
+    text = program.as_text()
+    if text is None:
+        raise ValueError(f"{jax.default_backend()} does not show its compiled programs")
+    return text
+
+
+def peak_bytes(programs: Programs, stage: str, program: jax.stages.Compiled) -> int:
+    """Of one device: transformer, VAE, the stage's arguments, and what its program takes beside them."""
+    memory = program.memory_analysis()
+    if memory is None:
+        raise ValueError(f"{jax.default_backend()} does not tell how much memory its programs take")
+    # Not the program's own arguments: they lack the weights that only `Pipeline.start` uses.
+    networks = programs.pipeline.networks
+    held = jax.tree.leaves((networks.dit, networks.vae, programs.calls[stage][1]))
+    kept = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in held)
+    return kept + memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+
+
 def measure(programs: Programs, stage: str, repeats: int) -> Measured:
     begin = time.perf_counter()
     program = programs.compile(stage)
     compile_seconds = time.perf_counter() - begin
-    memory, text = program.memory_analysis(), program.as_text()
-    if memory is None or text is None:
-        raise ValueError(f"{jax.default_backend()} tells nothing of its compiled programs")
-    # All that stays: the program's own arguments lack the weights that only `Pipeline.start` uses.
-    networks = programs.pipeline.networks
-    held = jax.tree.leaves((networks.dit, networks.vae, programs.calls[stage][1]))
-    peak = sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in held)
-    peak += memory.output_size_in_bytes + memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    peak, text = peak_bytes(programs, stage, program), text_of(program)
     result = np.empty(0)
     if stage == "DiT step":
         h, w = programs.pipeline.geometry.latent_grid[1:]
