@@ -1,6 +1,7 @@
 """The command: what it says to bad input, what it leaves behind, and whole runs to a video that plays."""
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -192,7 +193,9 @@ def livetalk(tmp_path_factory):
     def start(*line):
         command = [sys.executable, "-c", "from livetalk_jax.cli import main; main()", *line]
         pipe = subprocess.PIPE
-        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **options})
+        # A shell's background jobs, CI's among them, ignore Ctrl-C and hand that on; a user's terminal does not.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **options}, preexec_fn=heed)
 
     return start
 

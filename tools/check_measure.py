@@ -7,6 +7,7 @@ Prints a table; docs/procedural.md holds one. Needs espeak-ng.
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,12 @@ def row(samples: list[Sample], spoil) -> str:
     )
 
 
+def apart(clips: list[np.ndarray], distance: Callable[[np.ndarray, np.ndarray], float]) -> str:
+    halves = [distance(one[: len(one) // 2], one[len(one) // 2 :]) for one in clips]
+    pairs = [distance(a, b) for k, a in enumerate(clips) for b in clips[:k]]
+    return f"{np.mean(halves):.3f} ({max(halves):.3f}) | {np.mean(pairs):.2f} ({min(pairs):.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=12)
@@ -73,18 +80,10 @@ def main() -> None:
     for size in ((160, 96), (96, 160), (256, 256)):
         print(f"| {size[0]}×{size[1]}, as drawn | {row(samples(*size), SPOILT['as drawn'])} |", flush=True)
 
+    print("\n| | halves of one clip, mean (most) | two clips, mean (least) |\n|---|---|---|")
     seen = [measure.measure_mouths(sample.frames).identity for sample in square]
-    halves = [measure.identity_distance(one[: len(one) // 2], one[len(one) // 2 :]) for one in seen]
-    pairs = [measure.identity_distance(a, b) for k, a in enumerate(seen) for b in seen[:k]]
-    print(
-        f"\nidentity: halves of one clip {np.mean(halves):.3f} (most {max(halves):.3f}), two persons {np.mean(pairs):.3f} (least {min(pairs):.3f})"
-    )
-    frames = [sample.frames for sample in square]
-    halves = [measure.background_distance(one[: len(one) // 2], one[len(one) // 2 :]) for one in frames]
-    pairs = [measure.background_distance(a, b) for k, a in enumerate(frames) for b in frames[:k]]
-    print(
-        f"background: halves of one clip {np.mean(halves):.2f} (most {max(halves):.2f}), two scenes {np.mean(pairs):.1f} (least {min(pairs):.1f})"
-    )
+    print(f"| identity | {apart(seen, measure.identity_distance)} |")
+    print(f"| background | {apart([sample.frames for sample in square], measure.background_distance)} |")
 
 
 if __name__ == "__main__":

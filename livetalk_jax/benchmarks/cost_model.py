@@ -171,9 +171,12 @@ def step_work(config: DiTConfig, plan: Plan, geometry: Geometry) -> list[Work]:
     """One prediction of the velocity."""
     n = _tokens(plan, geometry)
     ends = [linear(n, 4 * config.in_channels, config.dim), linear(n, config.dim, 4 * config.out_channels)]
-    # The time embedding's projection is a product with one row: its weights are read.
-    time = linear(1, config.dim, 6 * config.dim)
-    return [*block_work(config, plan, geometry) * config.num_layers, *ends, time]
+    # Products with one row: their weights are read.
+    time = [
+        linear(1, inner, outer)
+        for inner, outer in ((config.freq_dim, config.dim), (config.dim, config.dim), (config.dim, 6 * config.dim))
+    ]
+    return [*block_work(config, plan, geometry) * config.num_layers, *ends, *time]
 
 
 def audio_work(config: DiTConfig, geometry: Geometry) -> list[Work]:
@@ -283,7 +286,6 @@ class Exchange(NamedTuple):
         times: how many.
         bytes: that a device sends to each partner.
         here, away: partners in its host and in others.
-        part: share of the exchanges in which a device sends; in the others it only waits.
         behind: work that each of them hides behind.
     """
 
@@ -292,13 +294,12 @@ class Exchange(NamedTuple):
     bytes: float
     here: int
     away: int
-    part: float = 1.0
     behind: Work | None = None
 
     @property
     def sent(self) -> float:
         """Bytes that leave the busiest device in all of them."""
-        return self.times * self.part * self.bytes * (self.here + self.away)
+        return self.times * self.bytes * (self.here + self.away)
 
 
 def partners(devices: int, per_host: int) -> Pair:
@@ -336,13 +337,12 @@ def halo_exchanges(convs: Iterable[Conv], plan: Plan, local: Pair, per_host: int
             (plan.rows, columns, int(plan.model_devices > per_host)),
             (plan.columns, rows + (conv.low + conv.high) * (plan.rows > 1), int(plan.columns > per_host)),
         ):
-            ways = [width for width in (conv.low, conv.high) if width]
-            if parts == 1 or not ways:
+            widths = [width for width in (conv.low, conv.high) if width]
+            if parts == 1 or not widths:
                 continue
-            amount = BF16 * conv.read_frames * edge * max(ways) * conv.in_dim
-            # Of two devices each sends one way.
-            part = 1 / len(ways) if parts == 2 else 1.0
-            found.append(Exchange("collective-permute", len(ways), amount, 1 - away, away, part))
+            amount = BF16 * conv.read_frames * edge * max(widths) * conv.in_dim
+            # Two devices each send one way, in one exchange.
+            found.append(Exchange("collective-permute", 1 if parts == 2 else len(widths), amount, 1 - away, away))
     return found
 
 
@@ -483,8 +483,8 @@ def stages(config: RunConfig, plan: Plan, geometry: Geometry, per_host: int) -> 
 # What the rates are fitted on, all on H200s at 720×416 in bf16; a test compares these numbers with docs/measurements.
 FITTED_CHIP = CHIPS["h200"]
 ONE_GPU = {"DiT step": 0.67903807, "VAE decode": 0.19773457, "VAE encode": 0.01843139}
-# Attention from JAX by cuDNN: 10,530 tokens, 40 heads; a large copy; both alone.
-ATTENTION_SECONDS, COPY_RATE = 4.10e-3, 4.2e12
+# Attention by cuDNN, 10,530 tokens and 40 heads; a large copy. Both alone.
+ATTENTION_SECONDS, COPY_RATE = 4.29100e-3, 4.2e12
 # Two GPUs: a chunk's exchanges alone, with heads in one group and in two, which sends the same bytes in 640 more exchanges.
 EXCHANGE_LATENCY = (0.11579628 - 0.09900249) / 640
 PAIR_RATE = 220e9
@@ -613,7 +613,13 @@ def _errors(config: RunConfig) -> list[str]:
 
 
 def report(config: RunConfig, machine: Machine, plans: Sequence[Plan], about: Mapping[str, object]) -> Report:
-    """One device and `plans`, the fastest first, on a machine; all predicted."""
+    """One device and `plans`, the fastest first, on a machine; all predicted.
+
+    Raises:
+        ValueError: a configuration whose rates were not fitted.
+    """
+    if config.runtime.dtype != "bfloat16" or config.runtime.linear != "native":
+        raise ValueError("the cost model is fitted on bfloat16: --model-for takes runtime.dtype bfloat16 and runtime.linear native")
     chip, rates = machine.chip, fitted()
     one, *rows = [predict(config, plan, chip, machine.per_host, rates) for plan in (Plan(), *plans)]
     rows = [one, *sorted(rows, key=lambda row: row.seconds["chunk"])]

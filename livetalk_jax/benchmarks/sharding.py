@@ -312,7 +312,7 @@ def compare(
     budget: float,
     about: Mapping[str, Any],
 ) -> Report:
-    """Measure one device and then `plans` in their order, as far as `budget` seconds go; write what is known after each."""
+    """Measure one device, always, and `plans` in their order as far as `budget` seconds go; write what is known after each."""
     begin = time.perf_counter()
     size = config.stream.buckets[0]
     config = without_encoders(config)
@@ -341,7 +341,7 @@ def compare(
 
     for plan in (Plan(), *plans):
         started = time.perf_counter()
-        if started - begin + longest > budget:
+        if rows and started - begin + longest > budget:
             untried.append(plan.name)
             continue
         here = devices[: plan.devices]

@@ -51,7 +51,10 @@ class Mouths(NamedTuple):
 
 @functools.cache
 def load_numbers() -> Numbers:
-    with np.load(Path(__file__).with_name("measure.npz")) as stored:
+    path = Path(__file__).with_name("measure.npz")
+    if not path.is_file():
+        raise FileNotFoundError(f"the measurement's numbers {path} are not there; fit them: python tools/fit_measure.py")
+    with np.load(path) as stored:
         return {name: stored[name].astype(np.float32) for name in stored.files}
 
 
