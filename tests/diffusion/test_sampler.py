@@ -13,7 +13,7 @@ SLOTS = 2
 
 
 def random(seed, shape=SHAPE):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
 def motion(count):
@@ -69,14 +69,16 @@ def exact_velocity(x0):
     return velocity
 
 
-@pytest.mark.parametrize(("method", "steps"), [("renoise", 1), ("renoise", 2), ("renoise", 4), ("euler", 4), ("euler", 10)])
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_exact_velocity_leads_to_x0(method, steps, count):
-    x0, carried = random(0), motion(count)
+@pytest.mark.parametrize(("method", "steps"), [("renoise", 1), ("renoise", 4), ("euler", 10)])
+def test_an_exact_velocity_leads_to_x0(method, steps):
+    x0 = random(0)
     noise = random(1, (noise_draws(method, steps), *SHAPE))
-    result = np.asarray(sample(exact_velocity(x0), noise, carried, timesteps(steps, 5.0), method, carry=jnp.int32(0)))
-    np.testing.assert_allclose(result[:, count:], x0[:, count:], atol=2e-5)
-    np.testing.assert_array_equal(result[:, :count], carried.latents[:, :count])
+    run = jax.jit(lambda noise, motion: sample(exact_velocity(x0), noise, motion, timesteps(steps, 5.0), method, jnp.int32(0)))
+    for known in (1, 2):
+        carried = motion(known)
+        result = np.asarray(run(noise, carried))
+        np.testing.assert_allclose(result[:, known:], x0[:, known:], atol=2e-5)
+        np.testing.assert_array_equal(result[:, :known], carried.latents[:, :known])
 
 
 def reference(velocity, noise, carried, times, method):
@@ -95,7 +97,7 @@ def reference(velocity, noise, carried, times, method):
     return x, seen
 
 
-@pytest.mark.parametrize(("method", "steps"), [("renoise", 2), ("renoise", 4), ("euler", 6)])
+@pytest.mark.parametrize(("method", "steps"), [("renoise", 4), ("euler", 6)])
 def test_every_step_against_the_loop(method, steps):
     """A velocity that depends on x and the time; the motion frames are clean at every call of it."""
     carried, noise = motion(2), random(1, (noise_draws(method, steps), *SHAPE))

@@ -166,10 +166,8 @@ def test_bfloat16_is_near_float32(network):
     assert 1e-4 < error(out, velocity(network, **inputs())) < 1.5e-2
 
 
-@pytest.mark.parametrize("persons", [1, 2])
-def test_keys_and_values_once_for_all_timesteps(network, persons):
-    x = inputs(persons)
-    masks = jnp.asarray(two_masks()) if persons == 2 else None
+def test_keys_and_values_once_for_all_timesteps(network):
+    x, masks = inputs(2), jnp.asarray(two_masks())
     context = nnx.jit(lambda n, text, image: n.context(text, image))(network, x["text"], x["image"])
     audio = nnx.jit(lambda n, windows: n.audio(windows))(network, x["windows"])
 
@@ -186,10 +184,10 @@ def test_keys_and_values_once_for_all_timesteps(network, persons):
     assert error(*results) > 1e-2
 
 
-@pytest.mark.parametrize("execution", [Execution(scan=True), Execution(scan=True, remat="full"), Execution(remat="save_dots")])
-def test_every_execution_gives_the_same(network, execution):
+def test_scan_and_remat_change_nothing(network):
     x, masks = inputs(2), jnp.asarray(two_masks())
-    assert error(velocity(network, **x, masks=masks, execution=execution), velocity(network, **x, masks=masks)) < 1e-6
+    scanned = velocity(network, **x, masks=masks, execution=Execution(scan=True, remat="save_dots"))
+    assert error(scanned, velocity(network, **x, masks=masks)) < 1e-6
 
 
 def test_every_input_matters_and_batches_are_apart(network):

@@ -24,6 +24,9 @@ def fill(module):
     return module
 
 
+call = nnx.jit(lambda module, x: module(x))
+
+
 def tensor(parameter):
     return torch.from_numpy(np.array(parameter.get_value(), np.float32))
 
@@ -50,7 +53,7 @@ def rounding(x):
 def test_rms_norm(x):
     norm = fill(RMSNorm(24, eps=1e-6))
     theirs = torch.nn.functional.rms_norm(torch.from_numpy(x), (24,), tensor(norm.scale), 1e-6)
-    close(norm(jnp.asarray(x)), theirs)
+    close(call(norm, x), theirs)
 
 
 @pytest.mark.parametrize("x", INPUTS)
@@ -59,7 +62,7 @@ def test_layer_norm_and_standardize(x, eps):
     norm = fill(LayerNorm(24, eps=eps))
     wide = torch.from_numpy(x).double()
     scale, bias = tensor(norm.scale).double(), tensor(norm.bias).double()
-    close(norm(jnp.asarray(x)), torch.nn.functional.layer_norm(wide, (24,), scale, bias, eps), rounding(x))
+    close(call(norm, x), torch.nn.functional.layer_norm(wide, (24,), scale, bias, eps), rounding(x))
     close(standardize(jnp.asarray(x), eps), torch.nn.functional.layer_norm(wide, (24,), eps=eps), rounding(x))
 
 
@@ -67,7 +70,7 @@ def test_layer_norm_and_standardize(x, eps):
 def test_linear(use_bias):
     layer = fill(Linear(24, 9, rngs=nnx.Rngs(0), use_bias=use_bias))
     assert (layer.bias is not None) == use_bias
-    close(layer(jnp.asarray(random(SHAPE))), linear(layer, torch.from_numpy(random(SHAPE))))
+    close(call(layer, random(SHAPE)), linear(layer, torch.from_numpy(random(SHAPE))))
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(gelu_tanh, "tanh"), (gelu_exact, "none")])
@@ -75,11 +78,11 @@ def test_mlp_and_gelu(ours, theirs):
     mlp = fill(MLP(24, 40, 10, ours, rngs=nnx.Rngs(0)))
     x = torch.from_numpy(random(SHAPE, scale=2.0))
     expected = linear(mlp.fc2, torch.nn.functional.gelu(linear(mlp.fc1, x), approximate=theirs))
-    close(mlp(jnp.asarray(x.numpy())), expected)
+    close(call(mlp, x.numpy()), expected)
     # The two forms differ by up to 5e-4, so that this test tells them apart.
     other = torch.nn.functional.gelu(linear(mlp.fc1, x), approximate="none" if theirs == "tanh" else "tanh")
     with pytest.raises(AssertionError):
-        close(mlp(jnp.asarray(x.numpy())), linear(mlp.fc2, other))
+        close(call(mlp, x.numpy()), linear(mlp.fc2, other))
 
 
 @pytest.mark.parametrize(
@@ -97,10 +100,10 @@ def test_computes_in_its_inputs_dtype(make):
     coarse, fine = fill(make(jnp.bfloat16)), fill(make(jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(coarse))} == {jnp.dtype(jnp.bfloat16)}
     x = random(SHAPE)
-    assert coarse(jnp.asarray(x)).dtype == jnp.float32
-    out = coarse(jnp.asarray(x, jnp.bfloat16))
+    assert call(coarse, x).dtype == jnp.float32
+    out = call(coarse, jnp.asarray(x, jnp.bfloat16))
     assert out.dtype == jnp.bfloat16
-    close(out.astype(jnp.float32), torch.from_numpy(np.array(fine(jnp.asarray(x)))), 1e-2)
+    close(out.astype(jnp.float32), torch.from_numpy(np.array(call(fine, x))), 1e-2)
 
 
 def test_statistics_of_bfloat16_are_float32():

@@ -35,7 +35,7 @@ def run(stack, x, extras, execution):
     return stack(lambda block, x, extra: block(x, extra), x, extras, execution)
 
 
-EXECUTIONS = [Execution(scan, remat) for scan in (False, True) for remat in ("none", "full", "save_dots")]
+EXECUTIONS = [Execution(scan, remat) for scan in (False, True) for remat in ("none", "full", "save_dots")][1:]
 
 
 def test_order_and_per_layer_inputs(stack):
@@ -57,8 +57,9 @@ def test_every_execution_gives_the_same(stack, execution):
     def loss(state, x, execution):
         return jnp.sum(jnp.square(run(nnx.merge(graph, state), x, extras, execution)))
 
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(state, x, Execution())
-    other_value, others = jax.value_and_grad(loss, argnums=(0, 1))(state, x, execution)
+    gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), static_argnums=2)
+    value, gradients = gradient(state, x, Execution())
+    other_value, others = gradient(state, x, execution)
     np.testing.assert_allclose(other_value, value, rtol=1e-6)
     assert len(jax.tree.leaves(gradients)) == 2 * LAYERS + 1
     for ours, other in zip(jax.tree.leaves(gradients), jax.tree.leaves(others), strict=True):

@@ -15,7 +15,7 @@ FRAMES, MOTION = 13, 5  # chunks of 8 new frames: 5,120 samples
 def small() -> RunConfig:
     """The tiny configuration with fewer layers, pixels, frames and steps: what is compiled is what costs."""
     config = tiny.get_config()
-    config.model.dit.update(dim=64, ffn_dim=96, num_heads=2, num_layers=2)
+    config.model.dit.update(dim=64, ffn_dim=96, num_heads=2, num_layers=1)
     config.model.text.num_layers = config.model.clip.num_layers = 1
     config.stream.buckets = (SIZE,)
     config.stream.frames, config.stream.motion_frames = FRAMES, MOTION

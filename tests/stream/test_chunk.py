@@ -110,9 +110,7 @@ class ByHand:
         return x
 
 
-@pytest.mark.parametrize(
-    ("text", "audio", "apg"), [(1.0, 4.0, False), (1.0, 4.0, True), (5.0, 4.0, False), (5.0, 4.0, True), (3.0, 3.0, False)]
-)
+@pytest.mark.parametrize(("text", "audio", "apg"), [(1.0, 4.0, True), (3.0, 3.0, False), (5.0, 4.0, False), (5.0, 4.0, True)])
 def test_the_teacher_against_the_loop_by_hand(small, networks, conditions, text, audio, apg):
     """Two Euler steps, so that projected guidance has a momentum; its threshold cuts."""
     sampler = dataclasses.replace(
