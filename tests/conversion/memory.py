@@ -24,11 +24,12 @@ from livetalk_jax.conversion.writers import FileWriter
 
 NAMES = Path(__file__).parents[1] / "names" / "soulx_flashtalk_14b_dit.json"
 BYTES = {"BF16": 2, "F32": 4}
+# VmHWM is this program's own; getrusage's maximum begins at that of the process that started it.
 MEASURE = """
-import resource, sys
+import re, sys
 from livetalk_jax.conversion.__main__ import run
 code = run(sys.argv[1:])
-print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print("PEAK", int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
 sys.exit(code)
 """
 
