@@ -50,6 +50,8 @@ ARROWS = {
     "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
+    "evaluation": {*COMMAND, "data", "generate"},
+    "evaluation.networks": {"nn", "models", "conversion", "evaluation.metric"},
     "flags": {"config", "configs"},
     "cli": {"flags"},
     "generate": COMMAND,

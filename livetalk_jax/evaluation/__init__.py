@@ -1,0 +1,1 @@
+"""Scores of videos of talking persons, and a report that says how they came about (docs/evaluation.md)."""
