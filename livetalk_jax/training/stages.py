@@ -108,7 +108,8 @@ class Stage:
     def __init__(self, config: Any, where: Placement, negative_text: np.ndarray):
         self.config, self.placement = config, where
         dtype = jnp.dtype(config.runtime.dtype)
-        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype)
+        device = where.mesh.devices.flat[0]
+        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, device)
         self.execution = Execution(scan=config.execution.scan, remat=config.execution.remat)
         self.runner = rollout.Runner(config.sampler, Parallel(attend=attend, attend_local=attend), self.execution)
         self.conditional = self.runner.guided(1.0, 1.0)
@@ -116,7 +117,7 @@ class Stage:
         self.vae = Template(lambda: random_network(config.model, "vae", dtype, 0))
         self.motion_latents = latent_frames(config.stream.motion_frames)
         self._negative_text = negative_text
-        self._options = GPU_OPTIONS if jax.default_backend() == "gpu" else {}
+        self._options = GPU_OPTIONS if device.platform == "gpu" else {}
         self._sample = self.program(self.sample)
 
     watched: str  # the number whose least marks the best checkpoint
