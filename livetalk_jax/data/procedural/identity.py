@@ -189,7 +189,7 @@ def make_identity(number: int) -> Identity:
         blush=rng.uniform(0.05, 0.25) if masculine else rng.uniform(0.15, 0.45),
         age=age,
         freckles=rng.uniform(0.3, 1.0) if place < 3 and rng.random() < 0.2 else 0.0,
-        beard=beard,
+        beard="none" if hair == "scarf" else beard,
         glasses=pick(("none", "round", "square"), (7, 1, 1)),
         glasses_color=pick(((38, 34, 36), (96, 58, 40), (150, 120, 70), (70, 80, 100), (140, 40, 50))),
         earrings=bool(not masculine and rng.random() < 0.35),

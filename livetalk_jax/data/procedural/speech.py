@@ -34,7 +34,6 @@ def split_of(name: str) -> Split:
 
     The salt was chosen so that each side has voices and sentences of every kind. Names are "person/7", "voice/f3" and "line/" with
     the words that are said.
-    "voice/f3" and "line/" with the words that are said.
     """
     share = int.from_bytes(hashlib.sha256(f"715/{name}".encode()).digest()[:8], "big") / 2**64
     return "test" if share < TEST_SHARE else "train"
@@ -50,8 +49,7 @@ class Synthesiser:
 
     Attributes:
         library: path or name of libespeak-ng; "" looks into $ESPEAK_NG_LIBRARY and then where the system keeps libraries.
-        data: the folder that holds espeak-ng-data,
-        or is it; "" looks into $ESPEAK_NG_DATA, and then where the library expects it.
+        data: the folder that holds espeak-ng-data, or is it; "" looks into $ESPEAK_NG_DATA, and then where the library expects it.
     """
 
     library: str = ""
