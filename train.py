@@ -16,30 +16,17 @@ from absl import flags as absl_flags
 from livetalk_jax import flags
 from livetalk_jax.config import AdaptationConfig, TrainConfig
 from livetalk_jax.data.pipeline import CachedData
-from livetalk_jax.parallel.mesh import make_mesh
-from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import SyntheticData, TrainData
 from livetalk_jax.training.loop import train
 from livetalk_jax.training.stages import Adaptation, Distillation
-from livetalk_jax.training.state import Placement
+from livetalk_jax.training.state import placement_for
 
 USAGE = "usage: python train.py --config stage1_tiny --workdir DIR [--config.KEY=VALUE …]"
 
 
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("workdir", None, "Folder of the run; from checkpoints in it, it goes on.", flag_values=values)
-
-
-def placement_for(config: TrainConfig) -> Placement:
-    """All devices, as the configuration shares out weights and rows among them."""
-    devices = jax.devices()
-    fsdp = config.execution.fsdp or len(devices)
-    if len(devices) % fsdp:
-        raise flags.UsageError(f"config.execution.fsdp {fsdp} does not divide the {len(devices)} devices")
-    if config.data.batch % len(devices):
-        raise flags.UsageError(f"config.data.batch {config.data.batch} is not a multiple of the {len(devices)} devices")
-    return Placement(make_mesh(Plan(data=len(devices) // fsdp, fsdp=fsdp), devices))
 
 
 def open_data(config: TrainConfig) -> TrainData:
@@ -62,7 +49,7 @@ def main(argv: list[str]) -> None:
     if not values.workdir:
         raise flags.UsageError(f"--workdir is missing; {USAGE}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    placement, data = placement_for(config), open_data(config)
+    placement, data = placement_for(config, jax.devices()), open_data(config)
     if isinstance(config, AdaptationConfig):
         stage = Adaptation(config, placement, data.negative_text)
     else:

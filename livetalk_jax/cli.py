@@ -14,6 +14,7 @@ COMMANDS = {
         "livetalk_jax.benchmarks.kernels",
         "check and time attention, linear layers and norms beside other libraries'",
     ),
+    "bench memory": ("livetalk_jax.benchmarks.memory", "what training needs on GPUs that need not be there"),
     "data prepare": ("livetalk_jax.data.prepare", "a data set in, cached features for training out"),
     "data procedural": ("livetalk_jax.data.procedural.command", "draw people who talk, with the truth of every frame"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),

@@ -4,27 +4,21 @@ Shown are collectives, bytes and memory, not times. It fails where something mov
 added, bytes other than the plan's formula has, or a motion that leaves a chunk lying otherwise than the next one takes it.
 
     PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu python -m livetalk_jax.benchmarks.aot --config soulx_14b [--devices 8]
-
-The plugin is what lies in the wheels jax-cuda13-pjrt and jax-cuda13-plugin of the installed JAX's version; installing them would make
-JAX look for a GPU.
 """
 
 import datetime
-import re
 import shlex
 import sys
 import time
-from importlib import resources
 from pathlib import Path
 
 import jax
 from absl import flags as absl_flags
 from flax import nnx
-from jax._src.cudnn import fused_attention_stablehlo
-from jax.experimental import topologies
 
 from livetalk_jax import flags
 from livetalk_jax.benchmarks import cost_model, hlo, sharding
+from livetalk_jax.benchmarks.absent import absent_devices
 from livetalk_jax.benchmarks.report import Report, Row
 from livetalk_jax.config import ModelConfig, RunConfig
 from livetalk_jax.parallel.layout import Layout
@@ -45,23 +39,6 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", 8, "GPUs of one host.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_list("plans", ["all"], "Names of plans, such as u8r1-g4x2, or all.", flag_values=values)
     absl_flags.DEFINE_string("out", None, "Folder for sharding_aot.txt, .json and .svg.", flag_values=values)
-
-
-def absent_devices(count: int) -> list[jax.Device]:
-    """H200s of one host that can be compiled for but not run on.
-
-    Raises:
-        UsageError: without the plugin.
-    """
-    target = (resources.files("livetalk_jax.benchmarks") / "h200.txtpb").read_text()
-    try:
-        topology = topologies.get_topology_desc(platform="cuda", target_config=target, topology=f"1x1x{count}")
-    except Exception as error:
-        raise flags.UsageError(f"JAX's CUDA plugin cannot be loaded; run make sharding-aot ({error})") from error
-    # JAX asks the cuDNN that is installed for its version; here that is the target's.
-    major, minor, patch = (int(n) for n in re.search(r'dnn_version: "(\d+)\.(\d+)\.(\d+)"', target).groups())  # type: ignore[union-attr]
-    fused_attention_stablehlo.check_cudnn_version = lambda: 10_000 * major + 100 * minor + patch
-    return list(topology.devices)
 
 
 def shapes_of_networks(model: ModelConfig, dtype: str) -> Networks:

@@ -66,6 +66,9 @@ class When(NamedTuple):
     batch: np.uint32
 
 
+_NOW = When(np.uint32(0), np.uint32(0))
+
+
 class Work(NamedTuple):
     """What an iteration was worth: video tokens that were trained on, and floating-point operations without recomputation."""
 
@@ -132,6 +135,10 @@ class Stage:
         """One iteration; it takes as many batches from `feed` as it needs."""
         raise NotImplementedError
 
+    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
+        """What `step` runs: name → (program, arguments as shapes), for batches of these shapes."""
+        raise NotImplementedError
+
     # The start
 
     def start(self) -> State:
@@ -140,13 +147,13 @@ class Stage:
         if config.lora.rank:
             weights = lora.factors(jax.random.key(config.loop.seed), self.dit.shapes, config.lora)
         else:
-            weights = starting_weights(config, "dit", self.dit, jnp.float32, self.placement.weights)
+            weights = starting_weights(config, "dit", self.dit, self.placement.place(self.dit.abstract(jnp.float32)))
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
         return jax.jit(self._new_learners, out_shardings=shardings)(weights)
 
     def abstract_state(self) -> State:
         """Shapes, dtypes and shardings of `start`, without memory."""
-        shapes = {name: jax.ShapeDtypeStruct(x.shape, jnp.float32) for name, x in self.dit.shapes.items()}
+        shapes = self.dit.abstract(jnp.float32)
         if self.config.lora.rank:
             shapes = jax.eval_shape(lambda: lora.factors(jax.random.key(0), shapes, self.config.lora))
         return self.placement.place(jax.eval_shape(self._new_learners, shapes))
@@ -156,12 +163,21 @@ class Stage:
 
     def frozen(self) -> Frozen:
         """What stays as it is."""
-        config, dtype = self.config, jnp.dtype(self.config.runtime.dtype)
-        needed = self.needs_base or config.lora.rank > 0
+        abstract = self.abstract_frozen()
         return Frozen(
-            base=starting_weights(config, "dit", self.dit, dtype, self.placement.weights) if needed else {},
-            vae=starting_weights(config, "vae", self.vae, dtype, lambda shapes: dict.fromkeys(shapes, self.placement.whole)),
+            base=starting_weights(self.config, "dit", self.dit, abstract.base) if abstract.base else {},
+            vae=starting_weights(self.config, "vae", self.vae, abstract.vae),
             negative_text=placement.put(self._negative_text, self.placement.whole),
+        )
+
+    def abstract_frozen(self) -> Any:
+        """Shapes, dtypes and shardings of `frozen`, as a `Frozen`, without memory."""
+        dtype, whole = jnp.dtype(self.config.runtime.dtype), self.placement.whole
+        needed = self.needs_base or self.config.lora.rank > 0
+        return Frozen(
+            base=self.placement.place(self.dit.abstract(dtype)) if needed else {},
+            vae=self.placement.place(self.vae.abstract(dtype), whole),
+            negative_text=self.placement.place(self._negative_text, whole),
         )
 
     # Programs
@@ -264,6 +280,9 @@ class Adaptation(Stage):
             metrics.append(one)
             work = self.worked(work, batch, TRAINED)
         return {"student": learner}, _mean(metrics), work
+
+    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
+        return {"update": (self._update, (self.abstract_state()["student"], self.abstract_frozen(), batch, _NOW))}
 
 
 class Distillation(Stage):
@@ -386,6 +405,19 @@ class Distillation(Stage):
             motion = self._advance(student, frozen, batch, Turn(when, np.uint32(chunk), np.int32(exit_step)), motion)
         last = Turn(when, np.uint32(drawn.chunks - 1), np.int32(drawn.exit))
         return last, motion, self._enter(student, frozen, batch, last, motion)
+
+    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
+        state, frozen, rows = self.abstract_state(), self.abstract_frozen(), self.placement.rows
+        student, fake = state["student"], state["fake_score"]
+        motion = self.placement.place(jax.eval_shape(self.begin, batch, _NOW), rows)
+        x = jax.ShapeDtypeStruct(batch.reference_latents.shape, jnp.float32, sharding=rows)
+        turn = Turn(_NOW, np.uint32(0), np.int32(0))
+        return {
+            "chunk handed on": (self._advance, (student.weights, frozen, batch, turn, motion)),
+            "last chunk": (self._enter, (student.weights, frozen, batch, turn, motion)),
+            "student's update": (self._updates["student"], (student, fake.weights, frozen, batch, turn, motion, x)),
+            "fake score's update": (self._updates["fake_score"], (fake, student.weights, frozen, batch, turn, motion, x)),
+        }
 
     def predictions(self, name: str, drawn: rollout.Draw) -> int:
         """How many predictions of a velocity an update is worth."""

@@ -4,19 +4,20 @@ Weights are flat mappings, dotted path → array, as checkpoints have them.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import LoRAConfig, OptimizerConfig, TrainConfig
 from livetalk_jax.parallel import placement
-from livetalk_jax.parallel.mesh import BATCH
+from livetalk_jax.parallel.mesh import BATCH, make_mesh
+from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training import lora
 from livetalk_jax.training.optimizer import adamw
@@ -31,6 +32,10 @@ class Template:
         self._graph, state = nnx.split(nnx.eval_shape(make), nnx.Param)
         self._flat = nnx.to_flat_state(state)
         self.shapes = {_dotted(key): variable.get_value() for key, variable in self._flat}
+
+    def abstract(self, dtype: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        """The shapes with another dtype."""
+        return {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in self.shapes.items()}
 
     def state(self, values: Mapping[str, Any]) -> nnx.State:
         return nnx.from_flat_state([(key, variable.replace(values[_dotted(key)])) for key, variable in self._flat])
@@ -67,9 +72,25 @@ class Placement:
         """A sharding for every array of a tree of weights, or of what optimisers keep for them."""
         return placement.shardings(self.mesh, tree)
 
-    def place(self, tree: Any) -> Any:
-        """A tree of shapes and dtypes with these shardings."""
-        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, self.weights(tree))
+    def place(self, tree: Any, sharding: Sharding | None = None) -> Any:
+        """A tree of shapes and dtypes with the shardings of `weights`, or all with this one."""
+        shardings = jax.tree.map(lambda _: sharding, tree) if sharding else self.weights(tree)
+        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, shardings)
+
+
+def placement_for(config: TrainConfig, devices: Sequence[jax.Device]) -> Placement:
+    """The devices, as the configuration shares out weights and rows among them.
+
+    Raises:
+        ValueError: the configuration does not fit so many devices.
+    """
+    count = len(devices)
+    fsdp = config.execution.fsdp or count
+    if count % fsdp:
+        raise ValueError(f"config.execution.fsdp {fsdp} does not divide the {count} devices")
+    if config.data.batch % count:
+        raise ValueError(f"config.data.batch {config.data.batch} is not a multiple of the {count} devices")
+    return Placement(make_mesh(Plan(data=count // fsdp, fsdp=fsdp), devices))
 
 
 class Learner(NamedTuple):
@@ -113,16 +134,18 @@ def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str)
     return {name: weight.astype(dtype) for name, weight in trained.items()}
 
 
-def starting_weights(
-    config: TrainConfig, name: str, template: Template, dtype: Any, place: Callable[[Any], Mapping[str, NamedSharding]]
-) -> Weights:
+def starting_weights(config: TrainConfig, name: str, template: Template, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Weights:
     """A network ("dit", "vae") as training starts with it: of the configuration's checkpoint, or random; straight to its place.
 
-    place: shapes by path -> shardings by path.
+    abstract: shapes, dtypes and shardings by path.
     """
-    shapes = {path: jax.ShapeDtypeStruct(x.shape, dtype) for path, x in template.shapes.items()}
-    shardings = place(shapes)
     if config.checkpoint:
-        abstract, size = template.state(shapes), getattr(config.model, name)
-        return flatten(checkpoint.load_network(config.checkpoint, name, abstract, config=size, sharding=shardings.__getitem__))
-    return jax.jit(lambda: flatten(random_network(config.model, name, dtype, config.loop.seed)), out_shardings=shardings)()
+        state, size = template.state(abstract), getattr(config.model, name)
+        shardings = {path: x.sharding for path, x in abstract.items()}
+        return flatten(checkpoint.load_network(config.checkpoint, name, state, config=size, sharding=shardings.__getitem__))
+    dtype = next(iter(abstract.values())).dtype
+    make = jax.jit(
+        lambda: flatten(random_network(config.model, name, dtype, config.loop.seed)),
+        out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+    )
+    return make()
