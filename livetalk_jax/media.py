@@ -56,7 +56,7 @@ def _existing_file(path: str | os.PathLike) -> Path:
     return path
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What an exception of Pillow or FFmpeg says, on one line and without the file name it may repeat."""
     return " ".join(str(getattr(error, "strerror", None) or error or type(error).__name__).split())
 
@@ -84,18 +84,23 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels; scale it down, 2,000 pixels a side are plenty") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is a damaged picture: {_reason(error)}") from error
+        raise ValueError(f"{path} is a damaged picture: {reason(error)}") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
             size = f"{image.width}×{image.height}"
             raise ValueError(f"{path} is {size}, more than {MAX_PIXELS:,} pixels; scale it down, 2,000 pixels a side are plenty")
         try:
-            return np.array(_to_rgb(ImageOps.exif_transpose(image)))
+            return to_rgb_array(ImageOps.exif_transpose(image))
         except (OSError, SyntaxError, ValueError) as error:
-            raise ValueError(f"{path} is a damaged picture, or of a kind that cannot be shown: {_reason(error)}") from error
+            raise ValueError(f"{path} is a damaged picture, or of a kind that cannot be shown: {reason(error)}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb_array(image: Image.Image) -> np.ndarray:
+    """A picture of any mode as uint8 [Y, X, 3]; what is transparent becomes white.
+
+    Raises:
+        OSError, SyntaxError, ValueError: it is damaged, or its numbers are no colours.
+    """
     if image.mode == "I" or image.mode.startswith("I;16"):
         wide = np.asarray(image)
         if wide.min() < 0 or wide.max() > 65_535:
@@ -104,9 +109,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return np.array(image.convert("RGB"))
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -180,7 +185,7 @@ def open_media(path: Path):
     try:
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.error.FFmpegError, UnicodeError) as error:
-        raise ValueError(f"{path} is not sound or video that FFmpeg reads: {_reason(error)}") from error
+        raise ValueError(f"{path} is not sound or video that FFmpeg reads: {reason(error)}") from error
 
 
 def to_rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -219,7 +224,7 @@ def _decode_sound(path: Path, container, sample_rate: int) -> np.ndarray:
             pieces += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
     except (av.error.FFmpegError, ValueError) as error:
         seconds = sum(map(len, pieces)) / sample_rate
-        raise ValueError(f"the sound of {path} is damaged after {seconds:.1f} s: {_reason(error)}") from error
+        raise ValueError(f"the sound of {path} is damaged after {seconds:.1f} s: {reason(error)}") from error
     samples = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
     if not len(samples):
         raise ValueError(f"the sound of {path} is empty")
@@ -243,7 +248,7 @@ def read_video(path: str | os.PathLike) -> Video:
         try:
             frames = [to_rgb(frame) for frame in container.decode(video=0)]
         except av.error.FFmpegError as error:
-            raise ValueError(f"the pictures of {path} are damaged: {_reason(error)}") from error
+            raise ValueError(f"the pictures of {path} are damaged: {reason(error)}") from error
     if not frames:
         raise ValueError(f"{path} has no frames")
     sound = None
@@ -397,4 +402,4 @@ class VideoWriter:
         try:
             yield
         except (OSError, av.error.FFmpegError) as error:
-            raise OSError(f"cannot write {self.path}: {_reason(error)}") from error
+            raise OSError(f"cannot write {self.path}: {reason(error)}") from error

@@ -54,6 +54,9 @@ ARROWS = {
     "evaluation.networks": {"nn", "models", "conversion", "evaluation.metric"},
     "flags": {"config", "configs"},
     "cli": {"flags"},
+    # The server is handed a model and knows no network.
+    "serving": {"media"},
+    "serving.bench": {"serving", "media", "flags"},
     "generate": COMMAND,
     "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
 }
@@ -152,6 +155,8 @@ def test_arrows(module, path):
         ("conversion.engine", "from safetensors.torch import load_file"),
         ("conversion.dit", "from torch import nn"),
         ("media", "from livetalk_jax.stream.audio import windows"),
+        ("serving.engine", "from livetalk_jax.stream.session import Session"),
+        ("serving.engine", "import livetalk_jax.models.dit"),
         ("nowhere.to_be_seen", "import jax"),
     ],
 )

@@ -57,19 +57,24 @@ def windows(features: np.ndarray | jax.Array, start: int, stop: int, window: int
 
 
 class SpeechBuffer:
-    """The last seconds of a live speech stream, silence at first."""
+    """The last seconds of a live speech stream, silence at first. As many seconds before them are kept for `drop`."""
 
     def __init__(self, seconds: int, sample_rate: int):
-        self._samples = np.zeros(seconds * sample_rate, np.float32)
+        self._samples = np.zeros(2 * seconds * sample_rate, np.float32)
 
     def push(self, samples: np.ndarray) -> None:
         """Take in float [samples], any number; as many of the oldest drop out."""
         self._samples = np.concatenate([self._samples, samples.astype(np.float32)])[-len(self._samples) :]
 
+    def drop(self, count: int) -> None:
+        """Forget the newest `count` samples."""
+        kept = self._samples[: max(0, len(self._samples) - count)]
+        self._samples = np.concatenate([np.zeros(len(self._samples) - len(kept), np.float32), kept])
+
     @property
     def waveform(self) -> np.ndarray:
         """float32 [seconds · sample_rate], the oldest first."""
-        return self._samples
+        return self._samples[len(self._samples) // 2 :]
 
 
 def video_frames(samples: int, sample_rate: int, fps: int) -> int:

@@ -1,5 +1,6 @@
 """Sessions: the host's side of streaming. A `Pipeline` holds compiled functions, a `Session` the stream of one or two persons."""
 
+import copy
 import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +78,7 @@ class Pipeline:
         self.config = config
         self.geometry = Geometry(*size, stream.frames, stream.motion_frames)
         self.tokenize = tokenize
-        self._dtype = networks.dit.dtype
+        self.dtype = networks.dit.dtype
         self.layout = layout(config, size, devices)
         logger.info("plan: %s", self.layout.explain())
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, self.layout.devices[0])
@@ -107,7 +108,12 @@ class Pipeline:
         def prepare(dit, vae, clip, portrait, text, negative, masks):
             return conditioning.prepare(dit, self.layout.vae(vae), clip, portrait, text, negative, masks, self.geometry, parallel)
 
+        def encode_motion(vae, frames):
+            latents = self.layout.vae(vae).encode(parallel.take_spatial(frames, 2), parallel=parallel)
+            return Motion(latents, jnp.int32(latents.shape[1]))
+
         conditions, motion = self.specs
+        self.encode_motion = self.spread(encode_motion, networks.vae, in_specs=(WHOLE,), out_specs=motion)
         self.chunk = self.spread(
             chunk, networks.dit, networks.vae,
             in_specs=(conditions, WHOLE, WHOLE, WHOLE, motion), out_specs=(WHOLE, motion),
@@ -142,7 +148,7 @@ class Pipeline:
         prompts = [sampler.prompt if prompt is None else prompt, sampler.negative_prompt]
         text, negative = jnp.split(self._encode_text(*self.tokenize(prompts)), 2)
         guided = sampler.text_guidance != 1.0
-        pixels = np.asarray(portrait, self._dtype)[None, None]
+        pixels = np.asarray(portrait, self.dtype)[None, None]
         conditions, motion = self._prepare(pixels, text, negative if guided else None, masks)
         return Session(self, conditions, motion, persons=1 if masks is None else 2, seed=seed)
 
@@ -169,6 +175,25 @@ class Session:
         self._key = put(jax.random.key(seed), pipeline.layout.whole)
         self._chunks = 0
         self._buffers = [SpeechBuffer(stream.audio_context_seconds, stream.sample_rate) for _ in range(persons)]
+
+    def copy(self) -> "Session":
+        """The same stream once more; what either does from here on does not change the other."""
+        other = copy.copy(self)
+        other._buffers = [copy.copy(buffer) for buffer in self._buffers]
+        return other
+
+    def go_on_from(self, frames: np.ndarray, dropped: int) -> None:
+        """Go on from frames that were really shown, because the last that were made will not be.
+
+        Args:
+            frames: uint8 [motion_frames, Y, X, 3], the last that are shown.
+            dropped: frames made after them. The speech of these counts as not heard.
+        """
+        stream = self.pipeline.config.stream
+        pixels = (frames.astype(np.float32) / 127.5 - 1)[None]
+        self.motion = self.pipeline.encode_motion(pixels.astype(self.pipeline.dtype))
+        for buffer in self._buffers:
+            buffer.drop(dropped * stream.sample_rate // stream.fps)
 
     def listen(self, speech: Sequence[np.ndarray]) -> jax.Array:
         """Take in new speech and return the audio windows of the chunk that it belongs to.

@@ -1,0 +1,398 @@
+"""The HTTP side: sessions, jobs, health, metrics and who may use them. FastAPI writes its OpenAPI at /openapi.json."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile, WebSocket
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.websockets import WebSocketDisconnect
+
+from livetalk_jax import media
+from livetalk_jax.serving import uploads
+from livetalk_jax.serving.engine import Engine, LiveSession
+from livetalk_jax.serving.errors import CODES, ServingError
+from livetalk_jax.serving.jobs import Job, Jobs
+from livetalk_jax.serving.limits import Buckets
+from livetalk_jax.serving.tokens import Guard, may_touch
+from livetalk_jax.serving.uploads import UploadLimits
+from livetalk_jax.serving.websocket import serve_stream
+
+logger = logging.getLogger(__name__)
+
+TOKEN_SECONDS = 600
+MAX_READERS = 4  # transports of one session
+SHIPPED = {"portrait": media.SAMPLES / "portrait.png"}
+
+
+@dataclass(kw_only=True)
+class Server:
+    """What the application is made of. origins: other sites whose pages may use it."""
+
+    engine: Engine
+    guard: Guard = field(default_factory=Guard)
+    uploads: UploadLimits = field(default_factory=UploadLimits)
+    origins: tuple[str, ...] = ()
+    requests_per_second: float = 20.0
+    jobs: Jobs = field(init=False)
+    buckets: Buckets = field(init=False)
+
+    def __post_init__(self):
+        self.jobs = Jobs(self.engine)
+        self.buckets = Buckets(self.requests_per_second, 3 * self.requests_per_second)
+
+
+# What requests and answers look like
+
+
+class ErrorDetail(BaseModel):
+    code: str
+    message: str
+    retryable: bool
+
+
+class ErrorBody(BaseModel):
+    error: ErrorDetail
+
+
+class Token(BaseModel):
+    token: str
+    expires_in: int
+
+
+class Capacity(BaseModel):
+    ready: bool
+    sessions: int
+    active: int
+    chunk_seconds: float
+    chunk_video_seconds: float
+    realtime_factor: float
+
+
+class Session(BaseModel):
+    id: str
+    state: Literal["starting", "live"]
+    width: int
+    height: int
+    generation: int
+    stream: str
+
+
+class JobView(BaseModel):
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled"]
+    frames: int
+    frames_done: int
+    seconds: float
+    error: ErrorDetail | None
+
+
+def _errors(*codes: str) -> dict:
+    statuses = sorted({CODES[code].status for code in ("bad_request", "unauthorized", "forbidden", "rate_limited", *codes)})
+    return {status: {"model": ErrorBody} for status in statuses}
+
+
+_UPLOAD = _errors("too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
+_FOUND = _errors("not_found", "unprocessable")
+
+
+def view(live: LiveSession) -> dict:
+    return {
+        "id": live.id, "state": live.state, "width": live.size[1], "height": live.size[0],
+        "generation": live.timeline.generation, "stream": f"/v1/sessions/{live.id}/stream",
+    }  # fmt: skip
+
+
+class Gate:
+    """Before any route: bodies no longer than the limit, and no pages of other sites, which could otherwise use a server that
+    listens on this machine only."""
+
+    def __init__(self, app, server: Server):
+        self._app, self._server = app, server
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        error = self._stranger(headers)
+        limit, seen = self._server.uploads.body_bytes, 0
+        if not error and headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > limit:
+            error = ServingError("too_large", f"a request's body may have {limit:,} bytes")
+        if error and scope["type"] == "http":
+            return await _error_response(self._server, error)(scope, receive, send)
+        if error:
+            return await send({"type": "websocket.close", "code": 1008, "reason": error.message})
+
+        async def counted():
+            nonlocal seen
+            message = await receive()
+            if message["type"] == "http.request":
+                seen += len(message.get("body", b""))
+                if seen > limit:
+                    raise ServingError("too_large", f"a request's body may have {limit:,} bytes")
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _stranger(self, headers: dict[str, str]) -> ServingError | None:
+        origin, host = headers.get("origin"), headers.get("host", "")
+        if self._server.guard.open and urlsplit(f"//{host}").hostname not in ("localhost", "127.0.0.1", "::1", "testserver"):
+            return ServingError("forbidden", "without API keys this server answers to localhost only")
+        if origin is None or origin in self._server.origins or urlsplit(origin).netloc == host:
+            return None
+        return ServingError("forbidden", "pages of this origin may not use this server; --allow_origin would let them")
+
+
+def _error_response(server: Server, error: ServingError) -> JSONResponse:
+    if error.status in (429, 503):
+        server.engine.metrics.refused.labels(error.code).inc()
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": error.body()}, error.status, headers)
+
+
+def create_app(server: Server, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:
+    """The application. on_failure: told when the model cannot be loaded."""
+    engine, guard, limits = server.engine, server.guard, server.uploads
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI):
+        running = asyncio.create_task(engine.run())
+
+        def ended(task: asyncio.Task) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                logger.error("the model could not be loaded", exc_info=error)
+                on_failure(error)
+
+        running.add_done_callback(ended)
+        yield
+        running.cancel()
+        await engine.close_all("shutting_down")
+        server.jobs.close()
+
+    app = FastAPI(title="LiveTalk-JAX", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.server = server
+    app.add_middleware(
+        CORSMiddleware, allow_origins=list(server.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["Authorization"]
+    )
+    app.add_middleware(Gate, server=server)
+
+    # Errors: one shape
+
+    @app.exception_handler(ServingError)
+    async def serving_error(request: Request, error: ServingError) -> JSONResponse:
+        return _error_response(server, error)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _error_response(server, ServingError("unprocessable", f"{where}: {first['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
+        body = {"code": codes.get(error.status_code, "bad_request"), "message": str(error.detail), "retryable": False}
+        return JSONResponse({"error": body}, error.status_code, getattr(error, "headers", None))
+
+    # Who
+
+    bearer = HTTPBearer(auto_error=False, description="An API key, or a session token of POST /v1/tokens")
+
+    async def caller(
+        request: Request, header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], token: str | None = Query(None)
+    ) -> str:
+        who = guard.who(header.credentials if header else token)
+        address = request.client.host if request.client else ""
+        if request.method != "GET" and not server.buckets.take(f"{who} {address}", engine.clock.now()):
+            raise ServingError("rate_limited", "too many requests; slow down", 1)
+        return who
+
+    Caller = Annotated[str, Depends(caller)]
+
+    async def operator(header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+        if not guard.open and not guard.is_key(header.credentials if header else None):
+            raise ServingError("unauthorized", "this needs an API key")
+
+    def find(name: str, who: str) -> LiveSession:
+        live = engine.sessions.get(name)
+        if live is None or not may_touch(who, live.owner):
+            raise ServingError("not_found", "there is no such session")
+        return live
+
+    def find_job(name: str, who: str) -> Job:
+        job = server.jobs.get(name)
+        if job is None or not may_touch(who, job.owner):
+            raise ServingError("not_found", "there is no such job")
+        return job
+
+    async def portrait_of(upload: UploadFile | None, name: str | None) -> np.ndarray:
+        assert engine.model is not None
+        if upload is not None:
+            data = await upload.read()
+        elif (name or "portrait") in SHIPPED:
+            data = await asyncio.to_thread(SHIPPED[name or "portrait"].read_bytes)
+        else:
+            raise ServingError("not_found", f"there is no portrait of that name; there are {', '.join(SHIPPED)}")
+        return await asyncio.to_thread(uploads.read_portrait, data, engine.model.sizes, limits)
+
+    Portrait = Annotated[UploadFile | None, File(description="JPEG, PNG or WebP; instead of portrait_name")]
+    PortraitName = Annotated[str | None, Form(max_length=100, description="one of GET /v1/portraits")]
+    Prompt = Annotated[str | None, Form(max_length=limits.prompt)]
+    Seed = Annotated[int, Form(ge=0, lt=2**31)]
+
+    # The server
+
+    @app.get("/healthz", tags=["server"])
+    async def health() -> dict[str, str]:
+        """The process lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["server"], responses={503: {"description": "warming up or shutting down"}})
+    async def readiness(response: Response) -> dict[str, str]:
+        """Sessions are admitted."""
+        response.status_code = 200 if engine.ready else 503
+        return {"status": "ready" if engine.ready else "draining" if engine.draining else "warming_up"}
+
+    @app.get("/metrics", tags=["server"], response_class=Response, dependencies=[Depends(operator)], responses=_errors())
+    async def metrics() -> Response:
+        return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/capacity", tags=["server"])
+    async def capacity() -> Capacity:
+        """How many sessions there may be, and why."""
+        factor = engine.chunk_video_seconds / engine.chunk_seconds if engine.chunk_seconds else 0.0
+        return Capacity(
+            ready=engine.ready, sessions=engine.capacity, active=len(engine.sessions), chunk_seconds=engine.chunk_seconds,
+            chunk_video_seconds=engine.chunk_video_seconds, realtime_factor=factor,
+        )  # fmt: skip
+
+    @app.post(
+        "/v1/tokens", tags=["server"], status_code=201, dependencies=[Depends(operator), Depends(caller)], responses=_errors()
+    )
+    async def mint() -> Token:
+        """With an API key: a token that a browser may open and use sessions with."""
+        return Token(token=guard.mint(TOKEN_SECONDS), expires_in=TOKEN_SECONDS)
+
+    @app.get("/v1/portraits", tags=["server"])
+    async def portraits() -> list[str]:
+        """Names of the portraits that come with the server."""
+        return list(SHIPPED)
+
+    @app.get("/v1/portraits/{name}", tags=["server"], response_class=FileResponse, responses=_errors("not_found", "unprocessable"))
+    async def portrait_file(name: str) -> FileResponse:
+        if name not in SHIPPED:
+            raise ServingError("not_found", "there is no portrait of that name")
+        return FileResponse(SHIPPED[name])
+
+    # Sessions
+
+    @app.post("/v1/sessions", tags=["sessions"], status_code=201, responses=_UPLOAD)
+    async def open_session(
+        who: Caller, portrait: Portrait = None, portrait_name: PortraitName = None, prompt: Prompt = None, seed: Seed = 0,
+        motion: Annotated[UploadFile | None, File(description="of GET …/motion, to carry a session on")] = None,
+        generation: Annotated[int, Form(ge=0, lt=2**31)] = 0,
+    ) -> Session:  # fmt: skip
+        """Open a session; 503 with Retry-After when there is no room. It ends when nobody reads its stream for a while."""
+        engine.check_room()
+        picture = await portrait_of(portrait, portrait_name)
+        shown = None
+        if motion is not None:
+            size = (picture.shape[0], picture.shape[1])
+            shown = await asyncio.to_thread(uploads.read_motion, await motion.read(), size, limits)
+        live = engine.open(picture, prompt=prompt or None, seed=seed, owner=who, shown=shown, generation=generation)
+        return Session(**view(live))
+
+    @app.get("/v1/sessions/{session_id}", tags=["sessions"], responses=_FOUND)
+    async def session(session_id: str, who: Caller) -> Session:
+        return Session(**view(find(session_id, who)))
+
+    @app.delete("/v1/sessions/{session_id}", tags=["sessions"], status_code=204, responses=_FOUND)
+    async def close_session(session_id: str, who: Caller) -> None:
+        find(session_id, who).close("deleted")
+
+    @app.get(
+        "/v1/sessions/{session_id}/motion", tags=["sessions"], response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, **_FOUND},
+    )  # fmt: skip
+    async def motion(session_id: str, who: Caller) -> Response:
+        """The last frames shown, one below the other: POST them with the portrait to carry the session on elsewhere."""
+        frames = find(session_id, who).timeline.motion()
+        return Response(await asyncio.to_thread(uploads.write_motion, frames), media_type="image/png")
+
+    @app.websocket("/v1/sessions/{session_id}/stream")
+    async def stream(socket: WebSocket, session_id: str, token: str | None = None) -> None:
+        scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
+        await socket.accept()
+        try:
+            live = find(session_id, guard.who(credential if scheme.lower() == "bearer" else token))
+            if len(live.outputs) >= MAX_READERS:
+                raise ServingError("forbidden", f"a session has {MAX_READERS} readers at most")
+        except ServingError as error:
+            await socket.send_text(json.dumps({"type": "error", **error.body()}))
+            await socket.close(1008, error.code)
+            return
+        await serve_stream(socket, live)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(1000, live.reason or "")
+
+    # Jobs
+
+    @app.post("/v1/jobs", tags=["jobs"], status_code=202, responses=_UPLOAD)
+    async def submit(
+        who: Caller, audio: Annotated[UploadFile, File(description="WAV, MP3, FLAC, Ogg, M4A, MP4 or WebM")],
+        portrait: Portrait = None, portrait_name: PortraitName = None, prompt: Prompt = None, seed: Seed = 0,
+    ) -> JobView:  # fmt: skip
+        """Have a whole video made."""
+        server.jobs.check_room()
+        picture = await portrait_of(portrait, portrait_name)
+        speech = await asyncio.to_thread(uploads.read_recording, await audio.read(), limits)
+        server.jobs.check_room()
+        return JobView(**server.jobs.submit(picture, speech, prompt=prompt or None, seed=seed, owner=who).view())
+
+    @app.get("/v1/jobs/{job_id}", tags=["jobs"], responses=_FOUND)
+    async def job(job_id: str, who: Caller) -> JobView:
+        return JobView(**find_job(job_id, who).view())
+
+    @app.get(
+        "/v1/jobs/{job_id}/events", tags=["jobs"], response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}, **_FOUND},
+    )  # fmt: skip
+    async def job_events(job_id: str, who: Caller) -> StreamingResponse:
+        """Server-sent events: the job as JSON, whenever it changes, until it has ended."""
+        found = find_job(job_id, who)
+
+        async def events() -> AsyncIterator[str]:
+            async for state in found.progress():
+                yield f"data: {json.dumps(state)}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+    @app.get(
+        "/v1/jobs/{job_id}/result", tags=["jobs"], response_class=FileResponse,
+        responses={200: {"content": {"video/mp4": {}}}, **_FOUND, **_errors("not_ready")},
+    )  # fmt: skip
+    async def job_result(job_id: str, who: Caller) -> FileResponse:
+        found = find_job(job_id, who)
+        if found.state != "done":
+            raise ServingError("not_ready", f"the job is {found.state}")
+        return FileResponse(found.path, media_type="video/mp4", filename="video.mp4")
+
+    @app.delete("/v1/jobs/{job_id}", tags=["jobs"], status_code=204, responses=_FOUND)
+    async def cancel_job(job_id: str, who: Caller) -> None:
+        """Cancel it, or forget its video."""
+        await server.jobs.remove(find_job(job_id, who))
+
+    return app

@@ -1,0 +1,39 @@
+"""What the server asks of a model. `livetalk_jax.stream.avatar.Avatar` is one; tests bring a test card."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+FPS = 25
+SAMPLE_RATE = 16_000
+TICK = SAMPLE_RATE // FPS  # samples that belong to one frame
+
+
+class AvatarModel(Protocol):
+    """Pictures of somebody who says what is heard, chunk by chunk. Called by one thread, for many sessions in turn.
+
+    A state is whatever a session needs to go on. It is never changed: `step` and `rewind` return another, so that work which
+    turns out to be in vain is undone by forgetting it.
+
+    Attributes:
+        sizes: (height, width) of the videos that it makes, all warmed up.
+        chunk_frames: frames that a step adds, at `FPS` a second.
+        motion_frames: shown frames that a step goes on from.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+    chunk_frames: int
+    motion_frames: int
+
+    def start(self, portrait: np.ndarray, prompt: str | None, seed: int) -> Any:
+        """The state before the first step. portrait: uint8 [Y, X, 3] of one of `sizes`."""
+
+    def step(self, state: Any, speech: np.ndarray) -> tuple[np.ndarray, Any]:
+        """The next frames, uint8 [chunk_frames, Y, X, 3], to float32 speech [chunk_frames · TICK] in [−1, 1]; and the state."""
+
+    def rewind(self, state: Any, frames: np.ndarray, dropped: int) -> Any:
+        """The state as if the last `dropped` frames had not been made: the next step goes on from these.
+
+        frames: uint8 [motion_frames, Y, X, 3], the last that are shown.
+        """

@@ -1,0 +1,81 @@
+"""The process: uvicorn around the application, and how it ends.
+
+The first SIGTERM or Ctrl-C drains: not ready, no new sessions, those there are have a grace time to end, then exit 0. The second
+ends at once.
+"""
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from livetalk_jax.serving.app import Server, create_app
+
+MAX_MESSAGE = 2**20  # bytes of a WebSocket message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listen:
+    """Where to listen, and how long sessions have to end when the process is told to."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    grace: float = 30.0
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, server: Server, grace: float):
+        super().__init__(config)
+        self._server, self._grace = server, grace
+        self.failed = False
+        self._draining: asyncio.Task | None = None
+
+    def handle_exit(self, sig: int, frame) -> None:
+        if self._draining is not None or self._loop is None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        async def drain():
+            await self._server.engine.drain(self._grace)
+            self.should_exit = True
+
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(drain())
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets=None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def fail(self, error: BaseException) -> None:
+        print(f"serve.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        self.failed = self.should_exit = True
+
+
+def uvicorn_config(app: FastAPI, **options: Any) -> uvicorn.Config:
+    """How the application is served: sockets that do not answer pings are closed, video is not compressed once more."""
+    return uvicorn.Config(
+        app, ws="websockets-sansio", ws_max_size=MAX_MESSAGE, ws_ping_interval=10, ws_ping_timeout=10,
+        ws_per_message_deflate=False, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5,
+        **options,
+    )  # fmt: skip
+
+
+def serve(server: Server, listen: Listen) -> int:
+    """Serve until told to end; the exit code."""
+    ended: list[_Uvicorn] = []
+    app = create_app(server, on_failure=lambda error: ended[0].fail(error))
+    config = uvicorn_config(
+        app, host=listen.host, port=listen.port, ssl_certfile=listen.tls_cert, ssl_keyfile=listen.tls_key
+    )  # fmt: skip
+    ended.append(_Uvicorn(config, server, listen.grace))
+    ended[0].run()
+    return 1 if ended[0].failed or not ended[0].started else 0

@@ -1,0 +1,77 @@
+"""A test card in place of a model: every frame says its number and whether it speaks, in blocks that survive video coding."""
+
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from livetalk_jax.serving.model import TICK
+
+SIZE = (64, 96)
+CHUNK, MOTION = 28, 5
+BITS = 16
+
+
+class State(NamedTuple):
+    shade: int  # of the portrait
+    next: int  # number of the next frame
+
+
+def draw(number: int, speaking: bool, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """The number in 16 blocks of the upper half, the lower half bright while speaking."""
+    height, width = size
+    bits = np.repeat([(number >> (BITS - 1 - i)) & 1 for i in range(BITS)], width // BITS)
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[: height // 2] = (bits * 255)[None, :, None]
+    frame[height // 2 :] = 255 if speaking else 0
+    return frame
+
+
+def read(frame: np.ndarray) -> tuple[int, bool]:
+    """(number, speaking) of a drawn frame, decoded or not."""
+    height, width = frame.shape[:2]
+    blocks = frame[: height // 2, :, 1].reshape(height // 2, BITS, width // BITS).mean((0, 2)) > 127
+    return int(blocks @ (1 << np.arange(BITS - 1, -1, -1))), bool(frame[height // 2 :].mean() > 127)
+
+
+class TestCard:
+    """Args:
+    seconds: that a chunk takes.
+
+    Attributes:
+        gate: steps wait for it; set at first.
+        fail_on: a portrait's shade whose steps raise.
+        rewinds: (frames, dropped) of every rewind.
+    """
+
+    __test__ = False
+    sizes = (SIZE,)
+    chunk_frames, motion_frames = CHUNK, MOTION
+
+    def __init__(self, seconds: float = 0.0):
+        self.seconds = seconds
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fail_on: int | None = None
+        self.steps = 0
+        self.rewinds: list[tuple[np.ndarray, int]] = []
+
+    def start(self, portrait, prompt, seed):
+        return State(int(portrait[0, 0, 0]), 0)
+
+    def step(self, state, speech):
+        self.steps += 1
+        assert speech.shape == (CHUNK * TICK,) and speech.dtype == np.float32
+        assert self.gate.wait(60)
+        time.sleep(self.seconds)
+        if state.shade == self.fail_on:
+            raise RuntimeError("the card is torn")
+        loud = np.abs(speech.reshape(CHUNK, TICK)).max(1) > 0.01
+        frames = np.stack([draw(state.next + i, bool(loud[i])) for i in range(CHUNK)])
+        return frames, state._replace(next=state.next + CHUNK)
+
+    def rewind(self, state, frames, dropped):
+        assert frames.shape == (MOTION, *SIZE, 3) and frames.dtype == np.uint8
+        self.rewinds.append((frames, dropped))
+        return state._replace(next=read(frames[-1])[0] + 1)
