@@ -1,5 +1,5 @@
 # make demo   installs into .venv and makes out/demo.mp4 from the shipped portrait and speech
-# make test   installs the test extra, then lints, checks types and runs the tests
+# make test   installs the test extra, then lints, checks types and runs the tests in WORKERS processes of up to 4 GB
 # make lint   ruff and mypy alone
 # make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, half an hour on two cores, and fails where
 #                     something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: demo test lint sharding-aot clean
 
@@ -15,7 +16,7 @@ demo: $(VENV)/installed
 	$(BIN)/livetalk generate --config tiny --image livetalk_jax/samples/portrait.png --audio livetalk_jax/samples/speech.flac --out out/demo.mp4
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
