@@ -14,7 +14,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from livetalk_jax.data.procedural import measure
-from livetalk_jax.data.procedural.dataset import FPS, ProceduralSet, Sample
+from livetalk_jax.data.procedural.dataset import FPS, ProceduralSet, Recording
+from livetalk_jax.data.procedural.measure import SIDE
 from livetalk_jax.media import VideoWriter, read_video
 
 
@@ -41,10 +42,10 @@ SPOILT = {
 }
 
 
-def row(samples: list[Sample], spoil) -> str:
+def row(clips: list[tuple[Recording, measure.FaceMeasure]], frames: list[np.ndarray], spoil) -> str:
     opens, widths, errors, agree, labial, moved = [], [], [], [], [], []
-    for sample in samples:
-        found, truth = measure.measure_mouths(spoil(sample.frames)), sample.truth
+    for (recording, meter), pictures in zip(clips, frames, strict=True):
+        found, truth = meter(spoil(pictures)), recording.truth()
         opens.append(measure.correlation(found.openness, truth["openness"]))
         widths.append(measure.correlation(found.width, truth["width"]))
         errors.append(np.abs(found.openness - truth["openness"]).mean())
@@ -69,21 +70,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0)
     arguments = parser.parse_args()
 
-    def samples(*size: int) -> list[Sample]:
-        return list(ProceduralSet(77, "test", arguments.clips, arguments.seconds, *size))
+    def drawn(*size: int) -> tuple[list[Recording], list[np.ndarray]]:
+        data = ProceduralSet(77, "test", arguments.clips, arguments.seconds, *size)
+        recordings = [data.recording(number) for number in range(arguments.clips)]
+        return recordings, [recording.frames() for recording in recordings]
 
-    square = samples(128, 128)
+    recordings, frames = drawn(SIDE, SIDE)
+    meters = [measure.FaceMeasure(recording.who, recording.scene) for recording in recordings]
+    clips = list(zip(recordings, meters, strict=True))
     print("| | openness, mean (least) r | width, mean (least) r | openness, error | closed | closed on m, b, p | place, pixels |")
     print("|---|---|---|---|---|---|---|")
     for name, spoil in SPOILT.items():
-        print(f"| 128×128, {name} | {row(square, spoil)} |", flush=True)
+        print(f"| 128×128, {name} | {row(clips, frames, spoil)} |", flush=True)
     for size in ((160, 96), (96, 160), (256, 256)):
-        print(f"| {size[0]}×{size[1]}, as drawn | {row(samples(*size), SPOILT['as drawn'])} |", flush=True)
+        others, pictures = drawn(*size)
+        print(
+            f"| {size[0]}×{size[1]}, as drawn | {row(list(zip(others, meters, strict=True)), pictures, SPOILT['as drawn'])} |",
+            flush=True,
+        )
 
     print("\n| | halves of one clip, mean (most) | two clips, mean (least) |\n|---|---|---|")
-    seen = [measure.measure_mouths(sample.frames).identity for sample in square]
-    print(f"| identity | {apart(seen, measure.identity_distance)} |")
-    print(f"| background | {apart([sample.frames for sample in square], measure.background_distance)} |")
+    looks = [meter(pictures).looks for meter, pictures in zip(meters, frames, strict=True)]
+    print(f"| identity | {apart(looks, measure.identity_distance)} |")
+    print(f"| background | {apart(frames, measure.background_distance)} |")
 
 
 if __name__ == "__main__":

@@ -1,101 +1,65 @@
-"""Measurements on pixels, for pictures in this data set's style, whoever made them.
+"""Measurements on pixels, for pictures of a person of this data set, whoever made them.
 
-The mouth is found and measured by two small networks that were fitted to drawn persons and their truth by
-tools/fit_measure.py (numbers in measure.npz); docs/procedural.md says how well they do on persons, voices and sentences they never
-saw, also after H.264, blur and noise. Everything else is plain arithmetic.
+Nothing is learned beforehand. The person is drawn anew, once at rest and a few hundred times speaking; frames are laid onto the
+face at rest by the drawing's own way of moving heads (Lucas and Kanade, 1981, with weights that pass over what does not fit), and
+the mouth in them is measured by kernel ridge regression from the drawn mouths, most of them blurred, noisy or coded.
+docs/procedural.md says how well that does; tools/check_measure.py measures it.
 """
 
 import functools
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+import io
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from livetalk_jax.data.procedural import motion, phonemes
+from livetalk_jax.data.procedural.face import FACE_UNIT, REST, Mouth, mouth_gap, mouth_span
+from livetalk_jax.data.procedural.identity import Identity, Scene, make_identity, make_scene
+from livetalk_jax.data.procedural.render import PIVOT, Pose, Puppet
+from livetalk_jax.data.procedural.speech import split_of
+from livetalk_jax.data.procedural.style import EYES
 
 SIDE = 128  # pictures are measured as squares of this many pixels
 NOMINAL = (0.57, 0.70)  # of the drawing, across and down: what a picture shows at least (`render.view`)
-UNIT = 25.6  # pixels of a face unit in such a square, where a person sits at the usual distance
-CROP = (36, 48)  # rows and columns of the mouth's crop, `CROP_STEP` face units apart
-CROP_STEP = 1 / 24
-CROP_CENTER = 0.15  # face units from the mouth's line down to the crop's middle
 CLOSED = 0.02  # lips touch when their gap is less, in face units: half a pixel
-BATCH = 64
+BATCH = 64  # frames at a time
 
-Numbers = Mapping[str, Any]
+DRAWN = 500  # mouths that the regression is fitted to
+KEPT = 80  # principal components of the mouth's crop
+RIDGE = 3e-3
+
+# Blur in pixels and steps: first roughly, as heads move by up to eight pixels.
+PYRAMID = ((2.5, 8), (1.0, 6))
+FARTHEST = np.array([0.35, 0.25, 0.15, 0.05, 0.05, 0.1])  # sine of yaw, of pitch, roll, x, y, log scale
 
 
-class Mouths(NamedTuple):
-    """What is seen in each frame, float32 [F] but the last.
+class Faces(NamedTuple):
+    """What is seen in each frame, float32 [F] but for the last.
 
     Attributes:
         openness, width: as in `dataset.Truth`, in face units.
-        closed: bool, the lips touch.
-        x, y: the closed mouth's middle, in pixels of the frame.
+        x, y: where the middle of the closed mouth's line is, in pixels of the frame.
         unit: pixels of a face unit.
-        roll: radians.
-        identity: [F, D] what kind of person it is, for `identity_distance`.
+        looks: [F, D] the face but for eyes and mouth, coarsely, as if seen from the front and under one light: `identity_distance`.
     """
 
     openness: np.ndarray
     width: np.ndarray
-    closed: np.ndarray
     x: np.ndarray
     y: np.ndarray
     unit: np.ndarray
-    roll: np.ndarray
-    identity: np.ndarray
+    looks: np.ndarray
 
-
-@functools.cache
-def load_numbers() -> Numbers:
-    path = Path(__file__).with_name("measure.npz")
-    if not path.is_file():
-        raise FileNotFoundError(f"the measurement's numbers {path} are not there; fit them: python tools/fit_measure.py")
-    with np.load(path) as stored:
-        return {name: stored[name].astype(np.float32) for name in stored.files}
-
-
-# The networks
-
-
-def network(numbers: Numbers, name: str, x: jax.Array) -> jax.Array:
-    """Convolutions with ReLU, then two dense layers: x [B, rows, columns, 3] in [-1, 1] -> [B, outputs].
-
-    A convolution's stride is in its name: "locate/conv0/2".
-    """
-    for key in sorted(key for key in numbers if key.startswith(f"{name}/conv") and not key.endswith("bias")):
-        stride = int(key.rsplit("/", 1)[1])
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        x = jax.lax.conv_general_dilated(x, numbers[key], (stride, stride), "SAME", dimension_numbers=dimensions)
-        x = jax.nn.relu(x + numbers[f"{key}/bias"])
-    x = x.reshape(len(x), -1)
-    x = jax.nn.relu(x @ numbers[f"{name}/dense0"] + numbers[f"{name}/dense0/bias"])
-    return x @ numbers[f"{name}/dense1"] + numbers[f"{name}/dense1/bias"]
-
-
-@functools.cache
-def _compiled(name: str):
-    numbers = load_numbers()
-    return jax.jit(lambda pictures: network(numbers, name, pictures.astype(jnp.float32) / 127.5 - 1))
-
-
-def _run(name: str, pictures: np.ndarray) -> np.ndarray:
-    outputs = []
-    for begin in range(0, len(pictures), BATCH):
-        part = pictures[begin : begin + BATCH]
-        padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), part.dtype)])
-        outputs.append(np.asarray(_compiled(name)(padded))[: len(part)])
-    return np.concatenate(outputs)
-
-
-# Pictures
+    @property
+    def closed(self) -> np.ndarray:
+        """bool [F]: the lips touch."""
+        return self.openness < CLOSED
 
 
 def square(frames: np.ndarray) -> tuple[np.ndarray, float, float, float]:
-    """Frames of any size as squares in which faces have about the same size.
+    """Frames of any size as squares that show what a picture of 128×128 shows.
 
     Args:
         frames: uint8 [F, Y, X, 3].
@@ -104,10 +68,10 @@ def square(frames: np.ndarray) -> tuple[np.ndarray, float, float, float]:
         uint8 [F, 128, 128, 3], and where they lie in the frames: left, top, and frame pixels of a square's pixel.
     """
     height, width = frames.shape[1:3]
-    side = max(NOMINAL[0] / width, NOMINAL[1] / height) ** -1 * NOMINAL[1]
-    left, top = (width - side) / 2, (height - side) / 2
     if (height, width) == (SIDE, SIDE):
         return frames, 0.0, 0.0, 1.0
+    side = max(NOMINAL[0] / width, NOMINAL[1] / height) ** -1 * NOMINAL[1]
+    left, top = (width - side) / 2, (height - side) / 2
     margin = int(np.ceil(max(0.0, -left, -top)))
     frames = np.pad(frames, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
     box = (left + margin, top + margin, left + margin + side, top + margin + side)
@@ -115,69 +79,225 @@ def square(frames: np.ndarray) -> tuple[np.ndarray, float, float, float]:
     return np.stack(squares), left, top, side / SIDE
 
 
-def halved(squares: np.ndarray) -> np.ndarray:
-    """float32 [F, 64, 64, 3]."""
-    count, side = squares.shape[:2]
-    return squares.reshape(count, side // 2, 2, side // 2, 2, 3).astype(np.float32).mean((2, 4))
+def _sample(pictures: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Bilinear: [F, 128, 128, …] at pixels [F, points] -> [F, points, …]."""
+    x, y = np.clip(x, 0, SIDE - 1.001), np.clip(y, 0, SIDE - 1.001)
+    left, top = x.astype(np.int32), y.astype(np.int32)
+    across, down = (x - left).astype(np.float32), (y - top).astype(np.float32)
+    if pictures.ndim == 4:
+        across, down = across[..., None], down[..., None]
+    flat = pictures.reshape(len(pictures) * SIDE * SIDE, *pictures.shape[3:])
+    index = (np.arange(len(pictures))[:, None] * SIDE + top) * SIDE + left
+    upper = flat[index] * (1 - across) + flat[index + 1] * across
+    lower = flat[index + SIDE] * (1 - across) + flat[index + SIDE + 1] * across
+    return upper + (lower - upper) * down
 
 
-def crop_mouths(squares: np.ndarray, x: np.ndarray, y: np.ndarray, unit: np.ndarray, roll: np.ndarray) -> np.ndarray:
-    """The mouths, upright and of one size: float32 [F, *CROP, 3], bilinear.
+class _Points:
+    """Points of the head as the drawing has them at rest, and where a head in motion shows them.
 
-    Args:
-        x, y, unit, roll: [F] of each mouth.
+    Motion is [F, 6]: sines of yaw and pitch, roll, x, y, and the logarithm of the scale; as `render.Pose`.
     """
-    rows, columns = CROP
-    across = (np.arange(columns) - (columns - 1) / 2) * CROP_STEP
-    down = (np.arange(rows) - (rows - 1) / 2) * CROP_STEP + CROP_CENTER
-    c, s = (np.cos(roll) * unit)[:, None, None], (np.sin(roll) * unit)[:, None, None]
-    at_x = x[:, None, None] + c * across[None, None] - s * down[None, :, None] - 0.5
-    at_y = y[:, None, None] + s * across[None, None] + c * down[None, :, None] - 0.5
-    at_x, at_y = np.clip(at_x, 0, SIDE - 1.001), np.clip(at_y, 0, SIDE - 1.001)
-    left, top = at_x.astype(np.int32), at_y.astype(np.int32)
-    fx, fy = (at_x - left)[..., None].astype(np.float32), (at_y - top)[..., None].astype(np.float32)
-    number = np.arange(len(squares))[:, None, None]
-    upper = squares[number, top, left] * (1 - fx) + squares[number, top, left + 1] * fx
-    lower = squares[number, top + 1, left] * (1 - fx) + squares[number, top + 1, left + 1] * fx
-    return upper + (lower - upper) * fy
+
+    def __init__(self, puppet: Puppet, x: np.ndarray, y: np.ndarray):
+        self.screen, self.x, self.y, self.depth = puppet.screen, x, y, puppet.depth(x, y)
+
+    def seen(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels [F, points], across and down; 0 is the middle of the first pixel."""
+        yaw, pitch, roll, x, y, scale = moved.T[..., None]
+        across, down = self.x + self.depth * yaw - PIVOT[0], self.y + self.depth * pitch - PIVOT[1]
+        c, s = np.cos(roll) * np.exp(scale), np.sin(roll) * np.exp(scale)
+        at_x, at_y = PIVOT[0] + x + c * across - s * down, PIVOT[1] + y + s * across + c * down
+        return (at_x - self.screen.left) / self.screen.step - 0.5, (at_y - self.screen.top) / self.screen.step - 0.5
+
+    def sample(self, pictures: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        return _sample(pictures, *self.seen(moved))
 
 
-LOCATION = 4  # x, y, log unit, roll: the first outputs of "locate"; the rest is the identity
+def _grid(left: float, top: float, right: float, bottom: float, step: float) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.meshgrid(np.arange(left, right, step), np.arange(top, bottom, step))
+    return x.ravel(), y.ravel()
 
 
-def location_targets(x, y, unit, roll) -> np.ndarray:
-    """How "locate" is told a mouth's place, [F, 4]."""
-    return np.stack([(x - 64) / 8, (y - 91) / 8, np.log(unit / UNIT) * 10, roll * 10], -1)
+def _steady(step: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the face that move with the head alone: neither eyes nor mouth."""
+    x, y = _grid(0.33, 0.25, 0.67, 0.63, step)
+    kept = ((x - 0.5) / 0.165) ** 2 + ((y - 0.44) / 0.19) ** 2 < 1
+    kept &= (np.abs(x - 0.5) > 0.085) | (y < 0.545)
+    for eye in (0.43, 0.57):
+        kept &= (np.abs(x - eye) > 0.05) | (np.abs(y - EYES) > 0.022)
+    return x[kept], y[kept]
 
 
-def _place(outputs: np.ndarray) -> tuple[np.ndarray, ...]:
-    x, y, size, roll = outputs[:, :LOCATION].T
-    return x * 8 + 64, y * 8 + 91, np.exp(size / 10) * UNIT, roll / 10
+STILL = np.zeros((1, 6))
 
 
-def measure_mouths(frames: np.ndarray) -> Mouths:
-    """Find and measure the mouth in each frame on its own: nothing is known of the frame before.
+class _Tracker:
+    """Finds how a head has moved."""
 
-    Args:
-        frames: uint8 [F, Y, X, 3], a person of this data set's style, alone and from the front.
+    def __init__(self, puppet: Puppet, portrait: np.ndarray):
+        self.points = points = _Points(puppet, *_steady(puppet.screen.step))
+        across, down = points.x - PIVOT[0], points.y - PIVOT[1]
+        self._templates = []
+        for blur, steps in PYRAMID:
+            grey = gaussian_filter(portrait.mean(-1, dtype=np.float32), blur)[None]
+            slope_y, slope_x = (points.sample(g[None], STILL)[0] / puppet.screen.step for g in np.gradient(grey[0]))
+            parts = [slope_x * points.depth, slope_y * points.depth, slope_y * across - slope_x * down, slope_x, slope_y]
+            slopes = np.stack([*parts, slope_x * across + slope_y * down], 1)
+            self._templates.append((blur, steps, points.sample(grey, STILL), slopes))
+
+    def motion(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 [F, 128, 128, 3] -> [F, 6]."""
+        grey = pictures.mean(-1, dtype=np.float32)
+        moved = np.zeros((len(pictures), 6))
+        for blur, steps, template, slopes in self._templates:
+            soft = gaussian_filter(grey, (0, blur, blur))
+            keeping = 1e-6 * np.square(slopes).sum() * np.eye(6)
+            for _ in range(steps):
+                values = self.points.sample(soft, moved)
+                values = (values - values.mean(1, keepdims=True)) / (values.std(1, keepdims=True) + 1e-3)
+                error = values * template.std() + template.mean() - template
+                usual = 1.5 * np.median(np.abs(error), 1, keepdims=True) + 1
+                weight = 1 / (1 + (error / usual) ** 2)
+                normal = np.einsum("fn,ni,nj->fij", weight, slopes, slopes, optimize=True) + keeping
+                step = np.linalg.solve(normal, np.einsum("fn,ni->fi", weight * error, slopes)[..., None])[..., 0]
+                moved = np.clip(moved - step, -FARTHEST, FARTHEST)
+        return moved
+
+
+def _under_one_light(values: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """Colours [F, N, 3] as they would be if the face's points [F, M, 3] had mean zero and deviation one in each channel: [F, N · 3]."""
+    values = (values - face.mean(1, keepdims=True)) / (face.std(1, keepdims=True) + 1e-3)
+    return values.reshape(len(values), -1)
+
+
+class _Looks:
+    """The face, coarsely."""
+
+    def __init__(self, puppet: Puppet):
+        self._points = _Points(puppet, *_steady(3 * NOMINAL[1] / SIDE))
+
+    def __call__(self, pictures: np.ndarray, moved: np.ndarray, face: np.ndarray) -> np.ndarray:
+        soft = gaussian_filter(pictures.astype(np.float32), (0, 2, 2, 0))
+        return _under_one_light(self._points.sample(soft, moved), face)
+
+
+def _babble(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Mouths [count, PARTS] of all phonemes in no order."""
+    names, said, at = list(phonemes.SHAPES), [], 0.0
+    while at < count / 25 + 1:
+        if rng.random() < 0.12:
+            at += rng.uniform(0.1, 0.5)
+            continue
+        name = "mbp"[int(rng.integers(3))] if rng.random() < 0.2 else names[int(rng.integers(len(names)))]
+        end = at + rng.uniform(0.04, 0.16)
+        said.append(phonemes.Phoneme(name, at, end))
+        at = end
+    return phonemes.mouth_track(said, (np.arange(count) + 0.5) / 25)
+
+
+def _spoilt(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """What coders and networks do to pictures."""
+    values = picture.astype(np.float32)
+    if rng.random() < 0.6:
+        values = gaussian_filter(values, (s := rng.uniform(0.2, 1.3), s, 0))
+    if rng.random() < 0.6:
+        values = values + rng.normal(0, rng.uniform(1, 6), values.shape)
+    picture = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        coded = io.BytesIO()
+        Image.fromarray(picture).save(coded, "JPEG", quality=int(rng.integers(30, 92)))
+        picture = np.asarray(Image.open(coded))
+    return picture
+
+
+class FaceMeasure:
+    """Measures one person in one scene; making it takes about 4 s of one core, measuring about 300 frames a second.
+
+    The same person and scene give the same numbers.
     """
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}")
-    squares, left, top, scale = square(frames)
-    located = _run("locate", halved(squares))
-    x, y, unit, roll = _place(located)
-    openness, width = _run("mouth", crop_mouths(squares, x, y, unit, roll)).T
-    openness, width = np.maximum(openness / 5, 0), 0.85 + width / 5
-    return Mouths(openness, width, openness < CLOSED, left + x * scale, top + y * scale, unit * scale, roll, located[:, LOCATION:])
+
+    def __init__(self, who: Identity, scene: Scene):
+        rng = np.random.default_rng([0xFACE, who.number])
+        puppet = Puppet(who, scene, SIDE, SIDE)
+        step, row = puppet.screen.step, who.mouth_y
+        self._tracker = _Tracker(puppet, puppet.frame(REST, Pose()))
+        self._looks = _Looks(puppet)
+        self._middle = _Points(puppet, np.array([0.5]), np.array([row]))
+        self._mouth = _Points(puppet, *_grid(0.4, row - 0.045, 0.6, row + 0.1, step))
+        self._unit = FACE_UNIT / step
+
+        mouths = [Mouth(*map(float, parts)) for parts in _babble(rng, DRAWN)]
+        poses = motion.make_poses(rng, DRAWN, 3)  # few frames a second: poses of every kind
+        drawn = [_spoilt(rng, puppet.frame(mouth, motion.pose_of(pose))) for mouth, pose in zip(mouths, poses, strict=True)]
+        crops = np.concatenate([self._crops(pictures)[0] for pictures in _batches(np.stack(drawn))])
+        targets = np.array([(mouth_gap(who, mouth), mouth_span(who, mouth)) for mouth in mouths])
+        self._mean, self._usual = crops.mean(0), targets.mean(0)
+        _, sizes, axes = np.linalg.svd(crops - self._mean, full_matrices=False)
+        self._axes = axes[:KEPT].T * np.sqrt(DRAWN) / sizes[0]
+        self._known = (crops - self._mean) @ self._axes
+        apart = _squared_distances(self._known, self._known)
+        self._reach = 4 * np.median(apart)
+        self._numbers = np.linalg.solve(np.exp(-apart / self._reach) + RIDGE * np.eye(DRAWN), targets - self._usual)
+
+    def _crops(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mouths, upright and under one light [F, D]; how the head moved [F, 6]; colours of the face [F, points, 3]."""
+        moved = self._tracker.motion(pictures)
+        face = self._tracker.points.sample(pictures, moved)
+        return _under_one_light(self._mouth.sample(pictures, moved), face), moved, face
+
+    def __call__(self, frames: np.ndarray) -> Faces:
+        """Measure each frame on its own: nothing is known of the frame before.
+
+        Args:
+            frames: uint8 [F, Y, X, 3] of any size, framed as the data set frames persons.
+        """
+        if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+            raise ValueError(f"frames must be uint8 [F, Y, X, 3], not {frames.dtype} {list(frames.shape)}")
+        return Faces(*map(np.concatenate, zip(*map(self._measure, _batches(frames)), strict=True)))
+
+    def _measure(self, frames: np.ndarray) -> Faces:
+        pictures, left, top, size = square(frames)
+        crops, moved, face = self._crops(pictures)
+        apart = _squared_distances((crops - self._mean) @ self._axes, self._known)
+        openness, width = (np.exp(-apart / self._reach) @ self._numbers + self._usual).T
+        x, y = (at[:, 0] + 0.5 for at in self._middle.seen(moved))
+        unit = self._unit * np.exp(moved[:, 5])
+        found = (np.maximum(openness, 0), width, left + x * size, top + y * size, unit * size, self._looks(pictures, moved, face))
+        return Faces(*(values.astype(np.float32) for values in found))
+
+
+def _batches(frames: np.ndarray) -> list[np.ndarray]:
+    return [frames[k : k + BATCH] for k in range(0, len(frames), BATCH)]
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[N, D], [M, D] -> [N, M]."""
+    return np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0)
 
 
 # Comparisons
 
 
+@functools.cache
+def two_persons() -> float:
+    """The mean distance of `Faces.looks` of two persons at rest: sixteen of the test split in one scene."""
+    scene, looks = make_scene(0), []
+    for number in [number for number in range(200) if split_of(f"person/{number}") == "test"][:16]:
+        puppet = Puppet(make_identity(number), scene, SIDE, SIDE)
+        portrait = puppet.frame(REST, Pose())
+        face = _Tracker(puppet, portrait).points.sample(portrait[None], STILL)
+        looks.append(_Looks(puppet)(portrait[None], STILL, face)[0])
+    pairs = [np.linalg.norm(a - b) for k, a in enumerate(looks) for b in looks[:k]]
+    return float(np.mean(pairs))
+
+
 def identity_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """How far apart two persons look: between the means of `Mouths.identity` over some frames each, [F, D]. About 1 for two persons
-    drawn at random."""
-    return float(np.linalg.norm(a.mean(0) - b.mean(0)) / load_numbers()["identity/typical"])
+    """How far apart two persons look, between the means of `Faces.looks` over some frames each, [F, D].
+
+    About 1 for two persons drawn at random; what the face does and how it is lit counts little.
+    """
+    return float(np.linalg.norm(a.mean(0) - b.mean(0)) / two_persons())
 
 
 def background_mask(height: int, width: int) -> np.ndarray:
@@ -195,18 +315,6 @@ def background_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     mask = background_mask(*a.shape[1:3])
     return float(np.abs(np.median(a[:, mask], 0) - np.median(b[:, mask], 0)).mean())
-
-
-def sharpness(frames: np.ndarray) -> np.ndarray:
-    """Mean gradient of the brightness in each frame, [F]: grey levels from one pixel to the next."""
-    grey = frames @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.hypot(np.diff(grey, axis=2)[:, :-1], np.diff(grey, axis=1)[:, :, :-1]).mean((1, 2))
-
-
-def color_statistics(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel over each frame, [F, 3] twice, 0 to 255."""
-    pixels = frames.reshape(len(frames), -1, 3).astype(np.float32)
-    return pixels.mean(1), pixels.std(1)
 
 
 class Sync(NamedTuple):

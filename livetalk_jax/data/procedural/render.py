@@ -100,7 +100,7 @@ class Puppet:
         return pivot[0] + (c * across + s * down), pivot[1] + (-s * across + c * down)
 
     @staticmethod
-    def _depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def depth(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """How far the face stands out towards the viewer, for points of the head as it is seen from the front."""
         dome = np.exp(-(((x - 0.5) / 0.16) ** 2)) * np.exp(-(((y - 0.44) / 0.24) ** 2))
         nose = np.exp(-(((x - 0.5) / 0.035) ** 2)) * np.exp(-(((y - 0.49) / 0.05) ** 2))
@@ -109,7 +109,7 @@ class Puppet:
     @classmethod
     def _depth_seen(cls, x: np.ndarray, y: np.ndarray, pose: Pose) -> np.ndarray:
         """The depth of what a pose shows at points: it was moved there by its depth, and half a step back is near enough."""
-        return cls._depth(
+        return cls.depth(
             x - pose.x - 0.05 * np.float32(np.sin(pose.yaw)) - pose.roll * (PIVOT[1] - 0.44),
             y - pose.y - 0.05 * np.float32(np.sin(pose.pitch)),
         )
