@@ -6,7 +6,6 @@ python serve.py --config soulx_14b --checkpoint DIR --host 0.0.0.0 --tls_cert C 
 docs/serving.md has the protocol.
 """
 
-import logging
 import os
 import sys
 
@@ -107,8 +106,7 @@ def main(argv: list[str]) -> None:
     listen = Listen(
         host=values.host, port=values.port, tls_cert=values.tls_cert, tls_key=values.tls_key, grace=values.grace
     )  # fmt: skip
-    logging.getLogger(__name__).info("starting")
-    sys.exit(serve(server, listen))
+    serve(server, listen)
 
 
 if __name__ == "__main__":

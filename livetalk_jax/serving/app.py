@@ -115,41 +115,30 @@ def view(live: LiveSession) -> dict:
 
 
 class Gate:
-    """Before any route: bodies no longer than the limit, and no pages of other sites, which could otherwise use a server that
-    listens on this machine only."""
+    """Before any route: no pages of other sites, which could otherwise use a server that listens on this machine only."""
 
     def __init__(self, app, server: Server):
         self._app, self._server = app, server
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] not in ("http", "websocket"):
-            return await self._app(scope, receive, send)
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        error = self._stranger(headers)
-        limit, seen = self._server.uploads.body_bytes, 0
-        if not error and headers.get("content-length", "0").isdecimal() and int(headers.get("content-length", "0")) > limit:
-            error = ServingError("too_large", f"a request's body may have {limit:,} bytes")
-        if error and scope["type"] == "http":
-            return await _error_response(self._server, error)(scope, receive, send)
-        if error:
-            return await send({"type": "websocket.close", "code": 1008, "reason": error.message})
+        if scope["type"] in ("http", "websocket"):
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            error = self._stranger(headers.get("host", ""), headers.get("origin"))
+            if error and scope["type"] == "http":
+                return await _error_response(self._server, error)(scope, receive, send)
+            if error:
+                return await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+        await self._app(scope, receive, send)
 
-        async def counted():
-            nonlocal seen
-            message = await receive()
-            if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
-                if seen > limit:
-                    raise ServingError("too_large", f"a request's body may have {limit:,} bytes")
-            return message
-
-        await self._app(scope, counted, send)
-
-    def _stranger(self, headers: dict[str, str]) -> ServingError | None:
-        origin, host = headers.get("origin"), headers.get("host", "")
-        if self._server.guard.open and urlsplit(f"//{host}").hostname not in ("localhost", "127.0.0.1", "::1", "testserver"):
+    def _stranger(self, host: str, origin: str | None) -> ServingError | None:
+        try:
+            name, from_here = urlsplit(f"//{host}").hostname, origin is None or urlsplit(origin).netloc == host
+        except ValueError:
+            return ServingError("bad_request", "the headers Host and Origin must be addresses")
+        # A name of somebody else's may lead here too (DNS rebinding).
+        if self._server.guard.open and name not in ("localhost", "127.0.0.1", "::1"):
             return ServingError("forbidden", "without API keys this server answers to localhost only")
-        if origin is None or origin in self._server.origins or urlsplit(origin).netloc == host:
+        if from_here or origin in self._server.origins:
             return None
         return ServingError("forbidden", "pages of this origin may not use this server; --allow_origin would let them")
 
@@ -163,7 +152,7 @@ def _error_response(server: Server, error: ServingError) -> JSONResponse:
     return JSONResponse({"error": error.body()}, error.status, headers)
 
 
-def create_app(server: Server, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:
+def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
     """The application. on_failure: told when the model cannot be loaded."""
     engine, guard, limits = server.engine, server.guard, server.uploads
 
@@ -174,7 +163,7 @@ def create_app(server: Server, on_failure: Callable[[BaseException], None] = lam
         def ended(task: asyncio.Task) -> None:
             if not task.cancelled() and (error := task.exception()):
                 logger.error("the model could not be loaded", exc_info=error)
-                on_failure(error)
+                on_failure()
 
         running.add_done_callback(ended)
         yield
@@ -182,7 +171,9 @@ def create_app(server: Server, on_failure: Callable[[BaseException], None] = lam
         await engine.close_all("shutting_down")
         server.jobs.close()
 
-    app = FastAPI(title="LiveTalk-JAX", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="LiveTalk-JAX", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=limits.body_bytes
+    )
     app.state.server = server
     app.add_middleware(
         CORSMiddleware, allow_origins=list(server.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["Authorization"]
@@ -216,7 +207,7 @@ def create_app(server: Server, on_failure: Callable[[BaseException], None] = lam
     ) -> str:
         who = guard.who(header.credentials if header else token)
         address = request.client.host if request.client else ""
-        if request.method != "GET" and not server.buckets.take(f"{who} {address}", engine.clock.now()):
+        if not server.buckets.take(f"{who} {address}", engine.clock.now()):
             raise ServingError("rate_limited", "too many requests; slow down", 1)
         return who
 

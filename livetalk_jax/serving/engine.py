@@ -16,7 +16,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -29,6 +29,16 @@ from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK, AvatarModel
 from livetalk_jax.serving.timeline import Event, Tick, Timeline
 
 logger = logging.getLogger(__name__)
+
+
+async def to_the_end(call: Callable, *arguments: Any) -> Any:
+    """`asyncio.to_thread` that a cancellation waits for: what the thread works on may be freed only afterwards."""
+    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
 
 
 class Clock:
@@ -283,6 +293,8 @@ class Engine:
         self._starts: deque[tuple[float, Task]] = deque()
         self._background: deque[Task] = deque()
         self._thread = ThreadPoolExecutor(1, "model")
+        self._current: Future = Future()  # what the thread does
+        self._current.set_result(None)
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
 
@@ -300,9 +312,8 @@ class Engine:
 
     async def run(self) -> None:
         """Load, warm up, then serve until cancelled. What loading raises goes to the caller; a session's failures do not."""
-        loop = asyncio.get_running_loop()
         began = self.clock.now()
-        self.model = await loop.run_in_executor(self._thread, self._warm_up)
+        self.model = await self._in_thread(self._warm_up)
         measured = math.floor(self.chunk_video_seconds / self.chunk_seconds)
         if measured < 1:
             logger.warning(
@@ -322,11 +333,20 @@ class Engine:
                 await self._woken.wait()
                 continue
             try:
-                result = await loop.run_in_executor(self._thread, task.run)
+                result = await self._in_thread(task.run)
             except Exception as error:
                 task.failed(error)
             else:
                 task.done(result)
+
+    @property
+    def computing(self) -> bool:
+        """The model thread is in the middle of something, which cannot be stopped."""
+        return not self._current.done()
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        self._current = self._thread.submit(call)
+        return await asyncio.wrap_future(self._current)
 
     def _warm_up(self) -> AvatarModel:
         """Every size, every call; the times of the last are what capacity is reckoned from."""
@@ -349,13 +369,13 @@ class Engine:
         return model
 
     async def close_all(self, reason: str) -> None:
-        """End every session and everything that runs, and wait for the model thread."""
+        """End every session and everything that waits."""
         for live in list(self.sessions.values()):
             self.close(live, reason)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def drain(self, grace: float) -> None:
         """Admit nobody any more and give those who are there `grace` seconds to leave."""

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from livetalk_jax import media
-from livetalk_jax.serving.engine import Engine
+from livetalk_jax.serving.engine import Engine, to_the_end
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK
 
@@ -94,6 +94,9 @@ class Jobs:
             job.task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await job.task
+            if job.state == "queued":  # it was cancelled before it began
+                job.state = "cancelled"
+                job.change()
         self._jobs.pop(job.id, None)
         job.path.unlink(missing_ok=True)
 
@@ -129,7 +132,7 @@ class Jobs:
                 padded = np.pad(heard, (0, chunk - len(heard)))
                 frames, state = await engine.in_background(model.step, state, padded)
                 frames = frames[: job.frames - job.frames_done]
-                await asyncio.to_thread(_write, writer, frames, heard)
+                await to_the_end(_write, writer, frames, heard)
                 job.frames_done += len(frames)
                 job.seconds = time.monotonic() - began
                 job.change()

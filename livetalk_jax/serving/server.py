@@ -5,14 +5,18 @@ ends at once.
 """
 
 import asyncio
+import logging
+import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
 from livetalk_jax.serving.app import Server, create_app
+
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 2**20  # bytes of a WebSocket message
 
@@ -29,34 +33,34 @@ class Listen:
 
 
 class _Uvicorn(uvicorn.Server):
+    """uvicorn with our way of ending."""
+
     def __init__(self, config: uvicorn.Config, server: Server, grace: float):
         super().__init__(config)
         self._server, self._grace = server, grace
-        self.failed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._draining: asyncio.Task | None = None
-
-    def handle_exit(self, sig: int, frame) -> None:
-        if self._draining is not None or self._loop is None:
-            self.should_exit = self.force_exit = True
-        else:
-            self._loop.call_soon_threadsafe(self._drain)
-
-    def _drain(self) -> None:
-        async def drain():
-            await self._server.engine.drain(self._grace)
-            self.should_exit = True
-
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(drain())
-
-    _loop: asyncio.AbstractEventLoop | None = None
+        self.failed = False
 
     async def serve(self, sockets=None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
-    def fail(self, error: BaseException) -> None:
-        print(f"serve.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+    def handle_exit(self, sig: int, frame) -> None:
+        if self._loop is None or self._draining is not None:
+            self.should_exit = self.force_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        async def drain() -> None:
+            logger.info("draining", extra={"sessions": len(self._server.engine.sessions), "grace": self._grace})
+            await self._server.engine.drain(self._grace)
+            self.should_exit = True
+
+        self._draining = self._draining or asyncio.ensure_future(drain())
+
+    def fail(self) -> None:
         self.failed = self.should_exit = True
 
 
@@ -69,13 +73,19 @@ def uvicorn_config(app: FastAPI, **options: Any) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def serve(server: Server, listen: Listen) -> int:
-    """Serve until told to end; the exit code."""
-    ended: list[_Uvicorn] = []
-    app = create_app(server, on_failure=lambda error: ended[0].fail(error))
+def serve(server: Server, listen: Listen) -> NoReturn:
+    """Serve until told to end, then end the process: 0, or 1 when the model or the address could not be had."""
+    web: list[_Uvicorn] = []
+    app = create_app(server, on_failure=lambda: web[0].fail())
     config = uvicorn_config(
         app, host=listen.host, port=listen.port, ssl_certfile=listen.tls_cert, ssl_keyfile=listen.tls_key
     )  # fmt: skip
-    ended.append(_Uvicorn(config, server, listen.grace))
-    ended[0].run()
-    return 1 if ended[0].failed or not ended[0].started else 0
+    web.append(_Uvicorn(config, server, listen.grace))
+    logger.info("listening", extra={"url": f"{'https' if listen.tls_cert else 'http'}://{listen.host}:{listen.port}"})
+    web[0].run()
+    code = 0 if web[0].started and not web[0].failed else 1
+    logger.info("ended", extra={"code": code})
+    if server.engine.computing:  # perhaps for minutes, if it compiles; nothing that it makes is wanted any more
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)

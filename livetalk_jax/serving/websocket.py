@@ -8,7 +8,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from livetalk_jax.serving.audio import MAX_RATE, MIN_RATE, from_bytes
-from livetalk_jax.serving.engine import LiveSession, Output
+from livetalk_jax.serving.engine import LiveSession, Output, to_the_end
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.fmp4 import FragmentMuxer
 from livetalk_jax.serving.limits import Bucket
@@ -114,14 +114,15 @@ class _Stream:
             if self._muxer is not None:
                 start = self._muxer.frames
                 self._live.engine.metrics.dropped.labels("websocket").inc(ticks[0].number - self._next)
+                await to_the_end(self._muxer.close)
             height, width = self._live.size
-            self._muxer = await asyncio.to_thread(FragmentMuxer, height, width, start)
+            self._muxer = await to_the_end(FragmentMuxer, height, width, start)
             await self.send(
                 {"type": "media_init", "mime": self._muxer.mime, "time": start / FPS, "generation": ticks[0].generation}
             )
             await self.send(self._muxer.init)
         with self._live.engine.metrics.chunk.labels("encode").time():
-            data = await asyncio.to_thread(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
+            data = await to_the_end(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
         self._next = ticks[-1].number + 1
         if data:
             self._live.engine.metrics.skew.set(self._muxer.skew())
@@ -130,9 +131,20 @@ class _Stream:
             self._stats = ticks[-1].number + STATS_TICKS
             await self.event(Event(self._next, "stats", self._live.stats()))
 
+    async def close(self) -> None:
+        if self._muxer is not None:
+            await to_the_end(self._muxer.close)
+
 
 async def _write(socket: WebSocket, live: LiveSession, output: Output) -> None:
     stream = _Stream(socket, live)
+    try:
+        await _write_to(stream, output)
+    finally:
+        await stream.close()
+
+
+async def _write_to(stream: _Stream, output: Output) -> None:
     while items := await output.take():
         batch: list[Tick] = []
         for item in items:
