@@ -14,6 +14,7 @@ from tqdm import tqdm
 from livetalk_jax import checkpoint, flags, media
 from livetalk_jax.config import RunConfig
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
 from livetalk_jax.stream.networks import Networks, load_networks, random_networks
@@ -56,6 +57,7 @@ def networks_for(config: RunConfig, folder: str | None, sharding: Sharding) -> N
 def main(argv: list[str]) -> None:
     values, config = flags.parse(define, argv, USAGE)
     initialize()
+    keep_programs()
     for name in ("image", "audio", "out"):
         if not values[name].value:
             raise flags.UsageError(f"--{name} is missing; see {argv[0]} --help")

@@ -1,4 +1,4 @@
-"""Shared by all tests: those that need a GPU are skipped elsewhere."""
+"""Shared by all tests: those that need a GPU are skipped elsewhere, and commands keep their programs apart from the user's."""
 
 import jax
 import pytest
@@ -11,3 +11,11 @@ def pytest_collection_modifyitems(items):
     if marked and jax.default_backend() != "gpu":
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_programs(tmp_path_factory):
+    """Commands that tests start in processes of their own find each other's programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

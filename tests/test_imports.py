@@ -13,7 +13,7 @@ PACKAGE = "livetalk_jax"
 FOLDERS = {"livetalk_jax": PACKAGE, **{name: f"{PACKAGE}.{name}" for name in ("kernels", "configs", "conversion")}}
 
 STREAM = {"stream", "models", "diffusion", "parallel", "config", "shapes", "tokenizer", "checkpoint"}
-COMMAND = {*STREAM, "flags", "configs", "media"}
+COMMAND = {*STREAM, "flags", "configs", "media", "programs"}
 # What a part may import beside itself. The longest name that fits a module is its part.
 ARROWS = {
     "": set(),
@@ -23,6 +23,7 @@ ARROWS = {
     "media": set(),
     "tokenizer": set(),
     "checkpoint": set(),
+    "programs": set(),
     "samples": set(),
     "diffusion": set(),
     "configs": {"config"},
@@ -58,6 +59,7 @@ ARROWS = {
     "serving": {"media"},
     "serving.bench": {"serving", "media", "flags"},
     "generate": COMMAND,
+    "benchmarks.memory": {*COMMAND, "training"},
     "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
 }
 # Beside JAX, which has Pallas, a backend may be written in another language.
