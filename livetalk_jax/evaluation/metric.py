@@ -26,6 +26,20 @@ SAMPLE_RATE = 16_000
 Better = Literal["higher", "lower", "zero", "neither"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Truth:
+    """What is known of a video of the procedural set.
+
+    Attributes:
+        frames: of each frame, arrays [F], as `data.procedural.dataset.Truth`.
+        person, scene: their numbers.
+    """
+
+    frames: dict[str, np.ndarray]
+    person: int
+    scene: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip:
     """What is known of a video before its first frame.
@@ -38,7 +52,7 @@ class Clip:
         portrait: uint8 [Y, X, 3], what it was made from, in the video's size.
         joins: a chunk begins at each multiple of so many frames; None where that is not known.
         codec: through which the frames came, as FFmpeg names it; None if they were never compressed.
-        truth: of each frame, arrays [F]: `data.procedural.dataset.Truth`; None beside the procedural set.
+        truth: None beside the procedural set.
     """
 
     name: str
@@ -49,7 +63,7 @@ class Clip:
     portrait: np.ndarray
     joins: int | None = None
     codec: str | None = None
-    truth: dict[str, np.ndarray] | None = None
+    truth: Truth | None = None
 
 
 class Absent(Exception):
@@ -148,3 +162,9 @@ def curve(values: np.ndarray, fps: float, seconds: float = 1.0) -> Curve:
     kept = [((k * step + len(parts[k]) / 2) / fps, part.mean()) for k, part in found if len(part)]
     times, means = np.array(kept, np.float64).reshape(-1, 2).T
     return Curve(times, means)
+
+
+def ends(track: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last ten values of a track [N] of seconds; of a short one, the first and last third."""
+    count = max(min(10, len(track) // 3), 1)
+    return track[:count], track[-count:]

@@ -15,9 +15,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from livetalk_jax.data.procedural import motion, phonemes
+from livetalk_jax.data.procedural.backdrop import draw_wall
 from livetalk_jax.data.procedural.face import FACE_UNIT, REST, Mouth, mouth_gap, mouth_span
 from livetalk_jax.data.procedural.identity import Identity, Scene, make_identity, make_scene
-from livetalk_jax.data.procedural.render import PIVOT, Pose, Puppet
+from livetalk_jax.data.procedural.render import PIVOT, Pose, Puppet, view
 from livetalk_jax.data.procedural.speech import split_of
 from livetalk_jax.data.procedural.style import EYES
 
@@ -306,6 +307,14 @@ def background_mask(height: int, width: int) -> np.ndarray:
     x = np.abs((np.arange(width) + 0.5 - width / 2) * step)[None]
     y = 0.425 + ((np.arange(height) + 0.5 - height / 2) * step)[:, None]
     return ((x > 0.335) & (y < 0.5)) | ((x > 0.30) & (y < 0.14)) | (y < -0.01)
+
+
+@functools.cache
+def two_walls() -> float:
+    """The mean absolute difference of two scenes' walls, 0 to 255: sixteen scenes."""
+    mask = background_mask(SIDE, SIDE)
+    walls = [draw_wall(view(SIDE, SIDE, scene), scene)[mask][:, :3] for scene in map(make_scene, range(16))]
+    return float(np.mean([np.abs(a - b).mean() for k, a in enumerate(walls) for b in walls[:k]]))
 
 
 def background_distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,87 @@
+"""Lips, identity and background of persons of the procedural set, against the truth (data/procedural/measure.py)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from livetalk_jax.data.procedural import measure
+from livetalk_jax.data.procedural.identity import make_identity, make_scene
+from livetalk_jax.evaluation.metric import Absent, Clip, Curve, Scores, Truth, ends
+
+REACH = 12  # frames
+STRETCH = 10.0  # seconds of a point of the correlation's curve
+
+
+class Meter:
+    def __init__(self, clip: Clip, truth: Truth):
+        self.clip, self.truth = clip, truth
+        self._measure = measure.FaceMeasure(make_identity(truth.person), make_scene(truth.scene))
+        self._wall = measure.background_mask(measure.SIDE, measure.SIDE)
+        self._waiting: list[np.ndarray] = []
+        self._openness: list[np.ndarray] = []
+        self._width: list[np.ndarray] = []
+        self._looks: list[np.ndarray] = []  # of each second
+        self._walls: list[np.ndarray] = []
+
+    def add(self, frames: np.ndarray) -> None:
+        self._waiting += list(frames.copy())
+        second = round(self.clip.fps)
+        while len(self._waiting) >= second:
+            self._second(np.stack(self._waiting[:second]))
+            del self._waiting[:second]
+
+    def _second(self, frames: np.ndarray) -> None:
+        faces = self._measure(frames)
+        self._openness.append(faces.openness)
+        self._width.append(faces.width)
+        self._looks.append(faces.looks.mean(0))
+        # The median of a second: a head that passes by does not count.
+        self._walls.append(np.median(measure.square(frames)[0][:, self._wall], 0).astype(np.float16).ravel())
+
+    def scores(self) -> Scores:
+        if self._waiting:
+            self._second(np.stack(self._waiting))
+        openness, width = np.concatenate(self._openness), np.concatenate(self._width)
+        count = min(len(openness), len(self.truth.frames["openness"]))
+        if count <= 2 * REACH:
+            raise Absent(f"needs {2 * REACH + 1} frames")
+        openness, width = openness[:count], width[:count]
+        truth = {name: values[:count] for name, values in self.truth.frames.items()}
+        lips, spread = measure.synchrony(openness, truth["openness"], REACH), measure.synchrony(width, truth["width"], REACH)
+        closed = openness < measure.CLOSED
+        numbers = {
+            "Lip r": lips.correlation,
+            "Lip r best": lips.best,
+            "Lip lag": float(lips.lag),
+            "Lip error": lips.error,
+            "Width r": spread.correlation,
+            "Width error": spread.error,
+        }
+        if truth["closed"].any():
+            numbers["m b p closed"] = 100 * float(closed[truth["closed"]].mean())
+        if truth["silent"].any():
+            numbers["Rest in silence"] = 100 * float(closed[truth["silent"]].mean())
+
+        looks, walls = np.array(self._looks), np.array(self._walls, np.float32)
+        (first, last), (wall, later) = ends(looks), ends(walls)
+        numbers["Identity drift"] = 100 * measure.identity_distance(first, last)
+        numbers["Background drift"] = 100 * float(np.abs(later.mean(0) - wall.mean(0)).mean()) / measure.two_walls()
+        rest = self._measure(self.clip.portrait[None]).looks
+        numbers["Identity"] = 100 * measure.identity_distance(rest, looks)
+        seconds = np.arange(len(looks)) + 0.5
+        curves = {
+            "Identity": Curve(seconds, np.array([100 * measure.identity_distance(rest, look[None]) for look in looks])),
+            "Background": Curve(seconds, 100 * np.abs(walls - wall.mean(0)).mean(1) / measure.two_walls()),
+        }
+        step = round(STRETCH * self.clip.fps)
+        begins = range(0, count - step + 1, step)
+        if len(begins) > 1:
+            found = [measure.correlation(openness[k : k + step], truth["openness"][k : k + step]) for k in begins]
+            curves["Lip r"] = Curve((np.array(begins) + step / 2) / self.clip.fps, np.array(found))
+        return Scores(numbers, curves)
+
+
+def begin(clip: Clip, weights: Path | None) -> Meter:
+    if clip.truth is None:
+        raise Absent("needs the procedural set's truth")
+    return Meter(clip, clip.truth)
