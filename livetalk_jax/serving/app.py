@@ -115,20 +115,35 @@ def view(live: LiveSession) -> dict:
 
 
 class Gate:
-    """Before any route: no pages of other sites, which could otherwise use a server that listens on this machine only."""
+    """Before any route: bodies up to the limit, and no pages of other sites, which could otherwise use a server that listens on
+    this machine only."""
 
     def __init__(self, app, server: Server):
         self._app, self._server = app, server
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] in ("http", "websocket"):
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            error = self._stranger(headers.get("host", ""), headers.get("origin"))
-            if error and scope["type"] == "http":
-                return await _error_response(self._server, error)(scope, receive, send)
-            if error:
-                return await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-        await self._app(scope, receive, send)
+        if scope["type"] not in ("http", "websocket"):
+            return await self._app(scope, receive, send)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        limit, seen = self._server.uploads.body_bytes, 0
+        too_large = ServingError("too_large", f"a request's body may have {limit:,} bytes")
+        error = self._stranger(headers.get("host", ""), headers.get("origin"))
+        if not error and int(headers.get("content-length", "0")) > limit:
+            error = too_large
+        if error and scope["type"] == "http":
+            return await _error_response(self._server, error)(scope, receive, send)
+        if error:
+            return await send({"type": "websocket.close", "code": 1008, "reason": error.code})
+
+        async def receive_counted():
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise HTTPException(too_large.status, too_large.message)  # the one kind that FastAPI's form parser lets through
+            return message
+
+        await self._app(scope, receive_counted if scope["type"] == "http" else receive, send)
 
     def _stranger(self, host: str, origin: str | None) -> ServingError | None:
         try:
@@ -171,9 +186,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         await engine.close_all("shutting_down")
         server.jobs.close()
 
-    app = FastAPI(
-        title="LiveTalk-JAX", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, max_body_size=limits.body_bytes
-    )
+    app = FastAPI(title="LiveTalk-JAX", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = server
     app.add_middleware(
         CORSMiddleware, allow_origins=list(server.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["Authorization"]
