@@ -3,13 +3,14 @@
 # make lint   ruff and mypy alone
 # make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, half an hour on two cores, and fails where
 #                     something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
+# make memory   compiles both 14B training stages for 8, 16 and 32 H200s on a machine without a GPU: what each GPU must hold
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint sharding-aot clean
+.PHONY: demo test lint sharding-aot memory clean
 
 demo: $(VENV)/installed
 	@mkdir -p out
@@ -26,6 +27,13 @@ lint: $(VENV)/installed-test
 sharding-aot: build/aot/ready
 	@mkdir -p out
 	PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu $(BIN)/python -m livetalk_jax.benchmarks.aot --config soulx_14b --out out $(AOT_FLAGS)
+
+memory: build/aot/ready
+	@mkdir -p out
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	for stage in stage1_14b stage2_14b; do \
+		PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu $(BIN)/livetalk bench memory --config $$stage --out out || exit 1; \
+	done
 
 # XLA's GPU compiler, unpacked and not installed: an installed plugin makes JAX look for a GPU.
 build/aot/ready: $(VENV)/installed
