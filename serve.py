@@ -16,6 +16,8 @@ from livetalk_jax import checkpoint, flags
 from livetalk_jax.config import RunConfig
 from livetalk_jax.generate import networks_for
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.programs import keep_programs
+from livetalk_jax.programs import keep_programs
 from livetalk_jax.serving import logs
 from livetalk_jax.serving.app import Server
 from livetalk_jax.serving.engine import Engine, Limits
@@ -88,6 +90,8 @@ def main(argv: list[str]) -> None:
     if (values.tls_cert is None) != (values.tls_key is None):
         raise flags.UsageError("--tls_cert and --tls_key go together")
     initialize()
+    keep_programs()
+    keep_programs()
     if jax.process_count() > 1:
         raise flags.UsageError("serve.py runs in one process")
     guard, sizes = guard_for(values.host), sizes_for(config, values.size)

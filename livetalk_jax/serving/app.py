@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from livetalk_jax import media
-from livetalk_jax.serving import uploads
+from livetalk_jax.serving import edges, uploads
 from livetalk_jax.serving.engine import Engine, LiveSession
 from livetalk_jax.serving.errors import CODES, ServingError
 from livetalk_jax.serving.jobs import Job, Jobs
@@ -399,4 +399,6 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         """Cancel it, or forget its video."""
         await server.jobs.remove(find_job(job_id, who))
 
+    edges.add_page(app)
+    edges.add_webrtc(app, caller, find, _FOUND)
     return app

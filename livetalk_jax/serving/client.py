@@ -15,6 +15,7 @@ import io
 import json
 import ssl
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -49,13 +50,13 @@ class Stream:
     """A session's WebSocket. Reading it, by `async for` or `until`, is what keeps the session running.
 
     Attributes:
-        media: (bytes of an initialisation and of the fragments that follow it), one a discontinuity, as received.
+        media: (an initialisation, the fragments that follow it), one a discontinuity, as received; the last `keep` fragments each.
         covered: (arrival, end of the video in seconds of the stream) of every fragment.
     """
 
-    def __init__(self, socket: websockets.ClientConnection):
-        self._socket = socket
-        self.media: list[tuple[bytes, bytearray]] = []
+    def __init__(self, socket: websockets.ClientConnection, keep: int | None = None):
+        self._socket, self._keep_fragments = socket, keep
+        self.media: list[tuple[bytes, deque[bytes]]] = []
         self.covered: list[tuple[float, float]] = []
         self.messages: list[Message] = []
         self._init_next = False
@@ -70,10 +71,10 @@ class Stream:
         if isinstance(received, bytes):
             message = Message(at, "media", data=received)
             if self._init_next:
-                self.media.append((received, bytearray()))
+                self.media.append((received, deque(maxlen=self._keep_fragments)))
                 self._init_next = False
             else:
-                self.media[-1][1].extend(received)
+                self.media[-1][1].append(received)
                 self.covered.append((at, _video_end(self.media[-1][0] + received)))
             return message
         fields = json.loads(received)
@@ -121,7 +122,7 @@ class Stream:
         """All frames uint8 [F, Y, X, 3] and all sound float32 [samples] that arrived, and the sound's rate."""
         frames, sound, rate = [], [], 0
         for init, fragments in self.media:
-            data = init + bytes(fragments)
+            data = init + b"".join(fragments)
             with av.open(io.BytesIO(data), "r") as container:
                 frames += [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
             with av.open(io.BytesIO(data), "r") as container:
@@ -189,11 +190,12 @@ class Client:
         return (await self.request("GET", f"/v1/sessions/{session}/motion")).content
 
     @contextlib.asynccontextmanager
-    async def stream(self, session: str) -> AsyncIterator[Stream]:
+    async def stream(self, session: str, keep: int | None = None) -> AsyncIterator[Stream]:
+        """Connect to a session's stream. keep: fragments of video to remember; None for all."""
         address = f"{self._url.replace('http', 'ws', 1)}/v1/sessions/{session}/stream"
         tls = self._verify if isinstance(self._verify, ssl.SSLContext) else None
         async with websockets.connect(address, additional_headers=self._headers, max_size=None, ssl=tls) as socket:
-            yield Stream(socket)
+            yield Stream(socket, keep)
 
     async def job(self, audio: bytes, portrait: bytes | None = None, **form: Any) -> AsyncIterator[dict]:
         """Submit a job and yield its states until it has ended."""

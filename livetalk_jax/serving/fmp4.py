@@ -40,7 +40,10 @@ class FragmentMuxer:
         self._frames = self._start = start
         self._pipe = _Pipe()
         options = {
-            "movflags": "empty_moov+default_base_moof+skip_trailer",
+            # The time line may begin later than 0: without these it would be moved there.
+            "avoid_negative_ts": "disabled",
+            "use_editlist": "0",
+            "movflags": "empty_moov+default_base_moof+skip_trailer+frag_discont",
             "frag_duration": str(FRAGMENT_FRAMES * 1_000_000 // FPS - 1),
             "flush_packets": "1",
         }

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from livetalk_jax import media
-from livetalk_jax.serving.engine import Engine, to_the_end
+from livetalk_jax.serving.engine import Engine
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK
 
@@ -127,15 +127,24 @@ class Jobs:
         chunk, began = model.chunk_frames * TICK, time.monotonic()
         height, width = portrait.shape[:2]
         with media.VideoWriter(job.path, height, width, fps=FPS, sample_rate=SAMPLE_RATE) as writer:
-            for begin in range(0, len(speech), chunk):
-                heard = speech[begin : begin + chunk].astype(np.float32) / 32768
-                padded = np.pad(heard, (0, chunk - len(heard)))
-                frames, state = await engine.in_background(model.step, state, padded)
-                frames = frames[: job.frames - job.frames_done]
-                await to_the_end(_write, writer, frames, heard)
-                job.frames_done += len(frames)
-                job.seconds = time.monotonic() - began
-                job.change()
+            writing: asyncio.Future | None = None
+            try:
+                for begin in range(0, len(speech), chunk):
+                    heard = speech[begin : begin + chunk].astype(np.float32) / 32768
+                    padded = np.pad(heard, (0, chunk - len(heard)))
+                    frames, state = await engine.in_background(model.step, state, padded)
+                    if writing is not None:
+                        await writing
+                    frames = frames[: job.frames - job.frames_done]
+                    writing = asyncio.ensure_future(asyncio.to_thread(_write, writer, frames, heard))  # while the next is made
+                    job.frames_done += len(frames)
+                    job.seconds = time.monotonic() - began
+                    job.change()
+            finally:
+                if writing is not None:
+                    await asyncio.wait([writing])  # the file may be closed only then
+            assert writing is not None
+            writing.result()
 
     async def _forget_later(self, job: Job) -> None:
         await self._engine.clock.sleep(KEEP_SECONDS)

@@ -1,6 +1,6 @@
 """What Prometheus is told at /metrics. `deploy/dashboard.json` shows it."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
@@ -10,6 +10,7 @@ class Metrics:
 
     def __init__(self):
         self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
 
         def histogram(name: str, what: str, *labels: str) -> Histogram:
             return Histogram(f"livetalk_{name}", what, labels, buckets=_SECONDS, registry=registry)

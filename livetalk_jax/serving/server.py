@@ -64,10 +64,10 @@ class _Uvicorn(uvicorn.Server):
         self.failed = self.should_exit = True
 
 
-def uvicorn_config(app: FastAPI, **options: Any) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, ping: float = 10, **options: Any) -> uvicorn.Config:
     """How the application is served: sockets that do not answer pings are closed, video is not compressed once more."""
     return uvicorn.Config(
-        app, ws="websockets-sansio", ws_max_size=MAX_MESSAGE, ws_ping_interval=10, ws_ping_timeout=10,
+        app, ws="websockets-sansio", ws_max_size=MAX_MESSAGE, ws_ping_interval=ping, ws_ping_timeout=ping,
         ws_per_message_deflate=False, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5,
         **options,
     )  # fmt: skip

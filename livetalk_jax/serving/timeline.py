@@ -15,7 +15,7 @@ import numpy as np
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK
 
-# Speech that stops without a mark is taken for ended after this many ticks.
+# Speech that stops without a mark is taken for ended after this many ticks, unless a session is told otherwise.
 QUIET_TICKS = FPS // 2
 # Live speech is as long as the time it takes to speak it: with no slack, a packet a little late would have a pause inserted.
 JITTER_TICKS = 3
@@ -85,6 +85,7 @@ class Timeline:
 
     Attributes:
         state: the model's; nothing is made before it is set.
+        quiet_ticks: without speech that end a segment; None: only marks do.
         floor: frames that must be in hand when a chunk is begun; the engine knows how long one takes.
         in_segment: speech was begun and not ended.
         cut_short: nothing new was shown since an interruption.
@@ -94,6 +95,7 @@ class Timeline:
         self.generation = 0
         self.ticks = 0
         self.floor = chunk_frames
+        self.quiet_ticks: int | None = QUIET_TICKS
         self.state: Any = None
         self.in_segment = self.cut_short = False
         self._still = still
@@ -244,7 +246,7 @@ class Timeline:
     def tick(self) -> list[Tick | Event]:
         """What happened, then the frame of this tick."""
         self._quiet += 1
-        if self._quiet >= QUIET_TICKS:
+        if self.quiet_ticks is not None and self._quiet >= self.quiet_ticks:
             self.end_segment()
         shot = self._shots.popleft() if self._shots else None
         items: list[Tick | Event] = []

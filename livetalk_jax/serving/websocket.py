@@ -56,7 +56,7 @@ async def _read(socket: WebSocket, live: LiveSession, output: Output) -> None:
             if message.get("bytes") is not None:
                 live.push_audio(from_bytes(message["bytes"]), rate)
             else:
-                rate = _control(message["text"], live, output, rate)
+                rate = control(message["text"], live, output, rate)
         except ServingError as error:
             _say(output, live, "error", **error.body())
             if error.code in ("rate_limited", "closed"):
@@ -64,7 +64,7 @@ async def _read(socket: WebSocket, live: LiveSession, output: Output) -> None:
                 return
 
 
-def _control(text: str, live: LiveSession, output: Output, rate: int) -> int:
+def control(text: str, live: LiveSession, output: Output, rate: int) -> int:
     """Do what a JSON message says; returns the rate of the sound that follows."""
     if len(text) > MAX_TEXT:
         raise ServingError("bad_message", f"a control message has {MAX_TEXT} characters at most")

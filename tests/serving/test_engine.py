@@ -1,0 +1,357 @@
+"""The engine on a clock that the test moves: pacing, turns, limits, failures, and what a thousand sessions leave behind."""
+
+import asyncio
+import contextlib
+import gc
+
+import numpy as np
+import pytest
+
+from livetalk_jax.serving.engine import Clock, Engine, Limits
+from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.metrics import Metrics
+from livetalk_jax.serving.timeline import Event, Tick
+from tests.serving.card import SIZE, TestCard, read
+
+PORTRAIT = np.full((*SIZE, 3), 7, np.uint8)
+
+
+class HandClock(Clock):
+    """Time that stands still until it is moved."""
+
+    def __init__(self):
+        self.time = 100.0
+        self.sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self):
+        return self.time
+
+    async def sleep(self, seconds):
+        entry = (self.time + seconds, asyncio.Event())
+        self.sleepers.append(entry)
+        try:
+            await entry[1].wait()
+        finally:
+            self.sleepers.remove(entry)
+
+    async def move(self, seconds):
+        self.time += seconds
+        for until, event in list(self.sleepers):
+            if until <= self.time + 1e-9:
+                event.set()
+        await settle()
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(condition):
+    """The model's thread is a real one."""
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@contextlib.asynccontextmanager
+async def running(card, clock=None, **limits):
+    engine = Engine(lambda: card, Limits(**limits), Metrics(), clock)
+    task = asyncio.create_task(engine.run())
+    await until(lambda: engine.ready or task.done())
+    try:
+        yield engine
+    finally:
+        card.gate.set()
+        task.cancel()
+        await engine.close_all("over")
+
+
+async def started(engine, **options):
+    live = engine.open(PORTRAIT, **options)
+    output = live.subscribe(10_000)
+    await until(lambda: live.state == "live")
+    await settle()
+    return live, output
+
+
+def ticks_of(items):
+    return [item for item in items if isinstance(item, Tick)]
+
+
+def value(engine, name, **labels):
+    return engine.metrics.registry.get_sample_value(f"livetalk_{name}", labels)
+
+
+def test_twenty_five_ticks_a_second():
+    async def body():
+        clock = HandClock()
+        async with running(TestCard(), clock, sessions=1) as engine:
+            _, output = await started(engine)
+            assert len(ticks_of(await output.take())) == 1
+            for _ in range(30):
+                await clock.move(0.04)
+                (tick,) = ticks_of(await output.take())
+                assert tick.sound.shape == (640,) and tick.sound.dtype == np.int16
+            await clock.move(0.03)
+            assert not output._items
+            # A stall is made up for, up to a second of it.
+            await clock.move(0.5)
+            assert len(ticks_of(await output.take())) == 13
+            await clock.move(10)
+            assert 1 <= len(ticks_of(await output.take())) <= 2
+            await clock.move(0.04)
+            assert len(ticks_of(await output.take())) == 1
+
+    asyncio.run(body())
+
+
+def test_nothing_is_made_for_nobody():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=1) as engine:
+            live, output = await started(engine)
+            output.close()
+            await clock.move(0.04)
+            ticks, steps = live.timeline.ticks, card.steps
+            for _ in range(100):
+                await clock.move(0.04)
+            assert live.timeline.ticks <= ticks + 1 and card.steps == steps
+            # Somebody comes back: it goes on where it stood.
+            again = live.subscribe()
+            await settle()
+            for _ in range(5):
+                await clock.move(0.04)
+            numbers = [tick.number for tick in ticks_of(await again.take())]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and len(numbers) >= 5
+
+    asyncio.run(body())
+
+
+def test_sessions_end_by_themselves():
+    async def body():
+        clock = HandClock()
+        async with running(TestCard(), clock, sessions=4, session_seconds=1000, idle_seconds=300, detached_seconds=30) as engine:
+            gone, idle, long = [(await started(engine))[0] for _ in range(3)]
+            next(iter(gone.outputs)).close()
+            for _ in range(1100):
+                await clock.move(1)
+                if long.state == "live":
+                    long.push_audio(np.full(1600, 9000, np.int16), 16_000)
+            assert [live.reason for live in (gone, idle, long)] == ["nobody_reads", "idle", "session_too_long"]
+            assert not engine.sessions
+            assert value(engine, "sessions_total", reason="idle") == 1
+
+    asyncio.run(body())
+
+
+def test_a_reader_that_is_slow_goes_on_at_the_newest():
+    async def body():
+        clock = HandClock()
+        async with running(TestCard(), clock, sessions=1) as engine:
+            live, _ = await started(engine)
+            slow = live.subscribe(limit=10)
+            for _ in range(35):
+                await clock.move(0.04)
+                await until(lambda: live.timeline.ahead > 2)
+            live.announce("kept")
+            assert len(slow._items) <= 11
+            items = await slow.take()
+            numbers = [tick.number for tick in ticks_of(items)]
+            assert numbers[-1] == live.timeline.ticks - 1
+            assert len(numbers) + slow.dropped == 35 and slow.dropped >= 20
+            assert any(isinstance(item, Event) and item.name == "kept" for item in items)
+            for _ in range(3000):
+                live.announce("flood")
+            assert slow.closed
+
+    asyncio.run(body())
+
+
+def test_a_model_that_raises_ends_that_session_only():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        card.fail_on = 99
+        async with running(card, clock, sessions=2) as engine:
+            good, output = await started(engine)
+            bad = engine.open(np.full((*SIZE, 3), 99, np.uint8))
+            with bad.subscribe() as told:
+                await until(lambda: bad.state == "closed")
+                events = [(item.name, item.fields) for item in await told.take()]
+            assert events[0][0] == "error" and events[0][1]["code"] == "model_failed" and events[0][1]["retryable"]
+            assert events[1] == ("closed", {"reason": "model_failed"})
+            with pytest.raises(ServingError):
+                bad.push_audio(np.zeros(10, np.int16), 16_000)
+            await output.take()
+            for _ in range(100):
+                await clock.move(0.04)
+                await until(lambda: good.timeline.ahead > 2)
+            numbers = [read(tick.frame)[0] for tick in ticks_of(await output.take())]
+            assert numbers == list(range(numbers[0], numbers[0] + 100))
+            assert value(engine, "model_failures_total") == 1
+
+    asyncio.run(body())
+
+
+def test_a_model_that_cannot_be_loaded():
+    def load():
+        raise OSError("no checkpoint there")
+
+    async def body():
+        engine = Engine(load, Limits(), Metrics())
+        with pytest.raises(OSError, match="no checkpoint there"):
+            await engine.run()
+        assert not engine.ready
+        with pytest.raises(ServingError) as refused:
+            engine.open(PORTRAIT)
+        assert refused.value.code == "warming_up" and refused.value.retry_after
+
+    asyncio.run(body())
+
+
+def test_as_many_as_fit_and_twice_as_many():
+    """Everybody admitted gets every frame in order; the rest hear no at once."""
+
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=5) as engine:
+            admitted = [await started(engine) for _ in range(5)]
+            for _ in range(5):
+                with pytest.raises(ServingError) as refused:
+                    engine.open(PORTRAIT)
+                assert (refused.value.code, refused.value.status, refused.value.retryable) == ("at_capacity", 503, True)
+                assert 1 <= refused.value.retry_after <= 30
+            for _ in range(100):
+                await clock.move(0.04)
+                await until(lambda: all(live.timeline.ahead > 2 for live, _ in admitted))
+            for live, output in admitted:
+                ticks = ticks_of(await output.take())
+                assert [read(tick.frame)[0] for tick in ticks] == list(range(101))
+                assert live.late == 0
+            admitted[0][0].close("client")
+            engine.open(PORTRAIT)
+
+    asyncio.run(body())
+
+
+def test_whose_frames_run_out_first_is_served_first():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=3) as engine:
+            lives = [(await started(engine))[0] for _ in range(3)]
+            await until(lambda: not engine.computing)
+            for live, frames in zip(lives, (9, 3, 6), strict=True):
+                while live.timeline.ahead > frames:
+                    live.timeline.tick()
+            order = []
+            engine._chunk = lambda live: order.append(live) or live.timeline.begin()
+            engine.chunk_seconds = 1.0
+            for _ in range(3):
+                engine._next()
+            assert [lives.index(live) for live in order] == [1, 2, 0]
+
+    asyncio.run(body())
+
+
+def test_background_work_waits_for_sessions():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=2) as engine:
+            await started(engine)
+            assert await engine.in_background(lambda x: x + 1, 41) == 42
+            with pytest.raises(ZeroDivisionError):
+                await engine.in_background(lambda: 1 / 0)
+            card.gate.clear()
+            late = engine.open(PORTRAIT)
+            late.subscribe()
+            await until(lambda: engine.computing and not engine._starts)
+            job = asyncio.create_task(engine.in_background(lambda: late.state))
+            await settle()
+            card.gate.set()
+            assert await job == "live"
+
+    asyncio.run(body())
+
+
+def test_draining():
+    async def body():
+        clock = HandClock()
+        async with running(TestCard(), clock, sessions=2) as engine:
+            live, output = await started(engine)
+            await output.take()
+            draining = asyncio.create_task(engine.drain(5))
+            await settle()
+            assert not engine.ready
+            with pytest.raises(ServingError) as refused:
+                engine.open(PORTRAIT)
+            assert refused.value.code == "draining"
+            for _ in range(60):
+                await clock.move(0.1)
+            await draining
+            assert live.reason == "shutting_down"
+            names = [item.name for item in await output.take() if isinstance(item, Event)]
+            assert names == ["draining", "closed"]
+
+    asyncio.run(body())
+
+
+def test_a_thousand_sessions_leave_nothing_behind():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=4) as engine:
+
+            async def one():
+                live, output = await started(engine)
+                live.push_audio(np.full(24_000, 9000, np.int16), 24_000)
+                live.interrupt()
+                await clock.move(0.04)
+                await output.take()
+                if live.id[0] < "a":
+                    output.close()
+                live.close("client")
+                await settle()
+
+            for _ in range(100):
+                await one()
+            await until(lambda: not engine.computing)
+            gc.collect()
+            before = len(gc.get_objects())
+            for _ in range(900):
+                await one()
+            await until(lambda: not engine.computing)
+            await clock.move(0.04)  # loops that slept wake up and see that their session is over
+            card.rewinds.clear()
+            gc.collect()
+            assert len(gc.get_objects()) - before < 450  # half an object a session
+            assert not engine.sessions and not engine._starts and len(engine._tasks) <= 1
+            assert value(engine, "sessions_total", reason="client") == 1000
+
+    asyncio.run(body())
+
+
+def test_capacity_is_what_was_measured():
+    async def body():
+        async with running(TestCard(0.2)) as engine:
+            assert engine.capacity == int(1.12 / engine.chunk_seconds) >= 1
+        async with running(TestCard(), sessions=7) as engine:
+            assert engine.capacity == 7
+
+    asyncio.run(body())
+
+
+def test_slower_than_real_time_is_said(caplog):
+    class Slow(TestCard):
+        chunk_frames = 28
+
+    async def body():
+        card = Slow()
+        engine = Engine(lambda: card, Limits(), Metrics())
+        engine._warm_up = lambda: setattr(engine, "chunk_seconds", 2.0) or setattr(engine, "chunk_video_seconds", 1.12) or card
+        task = asyncio.create_task(engine.run())
+        await until(lambda: engine.capacity)
+        assert engine.capacity == 1
+        task.cancel()
+        await engine.close_all("over")
+
+    asyncio.run(body())
+    assert "slower than real time" in caplog.text
