@@ -1,0 +1,306 @@
+"""The report of one run or of several beside each other: one HTML page that needs nothing else, and the same as JSON."""
+
+import base64
+import collections
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags as absl_flags
+
+from livetalk_jax.evaluation.arguments import parse_plain
+from livetalk_jax.evaluation.drawing import COLORS, STYLE, plot
+from livetalk_jax.evaluation.metric import Column, Curve
+from livetalk_jax.evaluation.registry import METRICS
+from livetalk_jax.evaluation.runs import Run, write_json, write_whole
+from livetalk_jax.evaluation.scoring import Result
+from livetalk_jax.evaluation.statistics import Mean, bootstrap, columns
+from livetalk_jax.flags import UsageError
+
+USAGE = """usage: livetalk evaluate report RUN… --out DIR
+
+Writes DIR/report.html and DIR/report.json: the runs beside each other, the first as the one that others are compared with.
+"""
+
+ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0", "neither": ""}
+SHOWN = 8  # samples with players
+EMBEDDED = 24 * 2**20  # bytes of videos inside the page; what is more lies beside it
+TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A run as the tables show it.
+
+    Attributes:
+        means: by column; of sets a number without an interval.
+        absent: metric → why, with how many samples lack it.
+        cost: metric → seconds a minute of video.
+        codecs: of the videos; empty where frames were never compressed.
+    """
+
+    name: str
+    run: Run
+    about: dict[str, Any]
+    results: dict[str, Result]
+    means: dict[str, Mean]
+    absent: dict[str, str]
+    cost: dict[str, float]
+    codecs: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(result.frames / result.fps for result in self.results.values())
+
+
+def row_of(run: Run) -> Row:
+    """Raises ValueError: the folder is no run, or none of its samples is done."""
+    about, results = run.about, run.results()
+    if not results:
+        raise ValueError(f"{run.folder} has no finished sample")
+    means = {}
+    for column in columns():
+        values = [result.numbers[column.name] for result in results.values() if column.name in result.numbers]
+        if values:
+            means[column.name] = bootstrap(np.array(values))
+    means |= {name: Mean(value, math.nan, math.nan, len(results)) for name, value in about["sets"].items()}
+    absent: dict[str, str] = dict(about["sets_absent"])
+    reasons = collections.defaultdict(collections.Counter)
+    for result in results.values():
+        for metric, reason in result.absent.items():
+            reasons[metric][reason] += 1
+    for metric, counted in reasons.items():
+        parts = [reason if count == len(results) else f"{reason} ({count} of {len(results)})" for reason, count in counted.items()]
+        absent[metric] = "; ".join(parts)
+    cost: dict[str, float] = collections.defaultdict(float)
+    minutes = sum(result.frames / result.fps for result in results.values()) / 60
+    for result in results.values():
+        for metric, seconds in result.seconds.items():
+            cost[metric] += seconds / minutes
+    codecs = tuple(sorted({result.codec for result in results.values() if result.codec}))
+    return Row(about["name"], run, about, results, means, absent, dict(cost), codecs)
+
+
+def _digits(value: float) -> str:
+    """A number as a table shows it: about four significant digits, never an exponent."""
+    size = abs(value)
+    return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def _shown_columns(rows: Sequence[Row]) -> list[tuple[str, list[Column]]]:
+    """Columns that any run has, by metric."""
+    found = [(m.name, [c for c in m.columns if any(c.name in row.means for row in rows)]) for m in METRICS]
+    return [(name, kept) for name, kept in found if kept]
+
+
+def _best(rows: Sequence[Row], column: Column) -> float | None:
+    """The best value of a column, where there are several rows and one can be best."""
+    values = [row.means[column.name].value for row in rows if column.name in row.means]
+    if len(values) < 2 or column.better == "neither":
+        return None
+    return {"higher": max, "lower": min, "zero": lambda v: min(v, key=abs)}[column.better](values)
+
+
+def _cell(row: Row, column: Column, best: float | None) -> str:
+    mean = row.means.get(column.name)
+    if mean is None:
+        return '<td class="none">absent</td>'
+    spread = "" if math.isnan(mean.low) else f"<small>{_digits(mean.low)} – {_digits(mean.high)}</small>"
+    kind = ' class="best"' if mean.value == best else ""
+    return f"<td{kind}>{_digits(mean.value)}{spread}</td>"
+
+
+def _tables(rows: Sequence[Row]) -> Iterator[str]:
+    """One table a group of metrics, so that none is wider than a page."""
+    groups: list[list[tuple[str, Column]]] = [[]]
+    for metric, kept in _shown_columns(rows):
+        if groups[-1] and len(groups[-1]) + len(kept) > 11:
+            groups.append([])
+        groups[-1] += [(metric, column) for column in kept]
+    for number, group in enumerate(groups):
+        heads = "".join(
+            f'<th title="{escape(column.says)}">{escape(column.name)} {ARROWS[column.better]}</th>' for _, column in group
+        )
+        lines = []
+        for row, color in zip(rows, COLORS * len(rows), strict=False):
+            cells = "".join(_cell(row, column, _best(rows, column)) for _, column in group)
+            fps = row.about.get("fps")
+            speed = f"<td>{_digits(fps)}</td>" if fps else '<td class="none">–</td>'
+            lines.append(
+                f'<tr><th><i style="background:{color}"></i>{escape(row.name)}</th>{cells}{speed if number == 0 else ""}</tr>'
+            )
+        speed = '<th title="frames a second of the model alone, on the machine below">FPS ↑</th>' if number == 0 else ""
+        yield f"<div class=wide><table><tr><th>Model</th>{heads}{speed}</tr>{''.join(lines)}</table></div>"
+
+
+def _mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean at each time that any of the curves has."""
+    gathered: dict[float, list[float]] = collections.defaultdict(list)
+    for curve in curves:
+        for second, value in zip(curve.seconds, curve.values, strict=True):
+            gathered[round(float(second), 2)].append(float(value))
+    seconds = np.array(sorted(gathered))
+    return Curve(seconds, np.array([np.mean(gathered[second]) for second in seconds]))
+
+
+def _plots(rows: Sequence[Row]) -> Iterator[str]:
+    titles = dict.fromkeys(title for row in rows for result in row.results.values() for title in result.curves)
+    for title in titles:
+        lines = []
+        for row in rows:
+            found = [result.curves[title] for result in row.results.values() if title in result.curves]
+            found = [curve for curve in found if len(curve.seconds) > 1]
+            lines.append((row.name, _mean_curve(found) if found else None, found))
+        if any(mean is not None for _, mean, _ in lines):
+            yield f"<figure>{plot(lines)}<figcaption>{escape(title.partition(': ')[2])}</figcaption></figure>"
+
+
+def _embedded(kind: str, path: Path) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _players(rows: Sequence[Row], folder: Path) -> Iterator[str]:
+    names = [name for name in dict.fromkeys(name for row in rows for name in row.results)][:SHOWN]
+    left = EMBEDDED
+    for name in names:
+        cells = []
+        for row, color in zip(rows, COLORS * len(rows), strict=False):
+            if name not in row.results:
+                continue
+            video = next((p for p in (row.run.folder / "videos").glob(f"{name}.*") if p.suffix.lower() in TYPES), None)
+            sheet = row.run.folder / "sheets" / f"{name}.jpg"
+            parts = [f'<h4><i style="background:{color}"></i>{escape(row.name)}</h4>']
+            if video is not None:
+                if (size := video.stat().st_size) <= left:
+                    left, source = left - size, _embedded(TYPES[video.suffix.lower()], video)
+                else:
+                    source = escape(os.path.relpath(video, folder))
+                parts.append(f'<video controls preload="metadata" src="{source}"></video>')
+            if sheet.is_file():
+                parts.append(f'<img alt="frames of {escape(name)}" src="{_embedded("image/jpeg", sheet)}">')
+            numbers = row.results[name].numbers
+            chosen = [c for _, kept in _shown_columns([row]) for c in kept if c.name in numbers]
+            facts = "".join(f"<tr><td>{escape(c.name)}</td><td>{_digits(numbers[c.name])}</td></tr>" for c in chosen)
+            parts.append(f"<details><summary>its numbers</summary><table>{facts}</table></details>")
+            cells.append(f"<div class=player>{''.join(parts)}</div>")
+        yield f"<h3>{escape(name)}</h3><div class=players>{''.join(cells)}</div>"
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    lines = [
+        f"<tr><th>{escape(metric.name)}</th><td>{escape(', '.join(c.name for c in metric.columns))}</td>"
+        f"<td>{escape(row.name)}</td><td>{escape(row.absent[metric.name])}</td></tr>"
+        for metric in METRICS
+        for row in rows
+        if metric.name in row.absent
+    ]
+    if not lines:
+        return "<p>Nothing is missing.</p>"
+    head = "<tr><th>Metric</th><th>Columns</th><th>Run</th><th>Why</th></tr>"
+    return f"<div class=wide><table class=text>{head}{''.join(lines)}</table></div>"
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    heads = "".join(f"<th>{escape(row.name)}</th>" for row in rows)
+    lines = []
+    for metric in METRICS:
+        cells = [f"<td>{_digits(row.cost[metric.name])}</td>" if row.cost.get(metric.name) else "<td>–</td>" for row in rows]
+        if any(metric.name in row.cost and metric.name not in row.absent for row in rows):
+            lines.append(f"<tr><th>{escape(metric.name)}</th>{''.join(cells)}<td class=source>{escape(metric.source)}</td></tr>")
+    return f"<div class=wide><table><tr><th>Metric</th>{heads}<th>Source</th></tr>{''.join(lines)}</table></div>"
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    lines = []
+    for row in rows:
+        about = row.about
+        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+        codec = f"frames decoded from {', '.join(row.codecs)}" if row.codecs else "uncompressed frames"
+        lines.append(
+            f"<tr><th>{escape(row.name)}</th><td>{escape(about['kind'])}, {len(row.results)} of {len(about['samples'])} samples, "
+            f"{row.seconds / 60:.1f} minutes</td><td>{escape(codec)}</td><td>{escape(about['device'])}; {escape(about['machine'])}</td>"
+            f"<td>{escape(versions)}; commit {escape(about['commit'] or 'unknown')}</td></tr>"
+        )
+    head = "<tr><th>Run</th><th>What</th><th>Scored on</th><th>Hardware</th><th>Versions</th></tr>"
+    return f"<div class=wide><table class=text>{head}{''.join(lines)}</table></div>"
+
+
+def page(rows: Sequence[Row], folder: Path) -> str:
+    """The report as HTML; `folder` is where it will lie."""
+    codecs = sorted({codec for row in rows for codec in row.codecs})
+    plain = [row.name for row in rows if not row.codecs]
+    warning = ""
+    if codecs:
+        other = f" Those of {', '.join(plain)} never were: codecs alone move such scores." if plain else ""
+        warning = f"<p class=warning>Frames of some videos went through {', '.join(codecs)}.{other}</p>"
+    plots = "".join(_plots(rows))
+    parts = [
+        f"<h1>{escape(' · '.join(row.name for row in rows))}</h1>",
+        "<p>Means over samples; small, their 95 % intervals (bootstrap over samples). Hover over a column's name for what it is; "
+        "↑ more is better, ↓ less is better.</p>",
+        warning,
+        *_tables(rows),
+        "<h2>Missing</h2>",
+        _missing(rows),
+        f"<h2>Over time</h2><p>Thick: mean over samples. Thin: each sample. Seconds to the right.</p><div class=plots>{plots}</div>"
+        if plots
+        else "",
+        "<h2>Videos</h2><p>For the eye, in H.264; what models made was scored before it was compressed.</p>",
+        *_players(rows, folder),
+        "<h2>What it cost</h2><p>Seconds of computing for a minute of video.</p>",
+        _costs(rows),
+        "<h2>Runs</h2>",
+        _runs(rows),
+    ]
+    title = escape(", ".join(row.name for row in rows))
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    def of(row: Row) -> dict[str, Any]:
+        return {
+            "about": row.about,
+            "means": {name: {k: _number(v) for k, v in mean._asdict().items()} for name, mean in row.means.items()},
+            "absent": row.absent,
+            "seconds_a_video_minute": row.cost,
+            "codecs": row.codecs,
+            "samples": {name: result.numbers for name, result in row.results.items()},
+        }
+
+    return {"columns": {c.name: {"better": c.better, "says": c.says} for c in columns()}, "runs": {r.name: of(r) for r in rows}}
+
+
+def write(runs: Sequence[Run], folder: Path) -> None:
+    """Write report.html and report.json into a folder.
+
+    Raises:
+        ValueError: a folder is no run or has no results, or two runs have one name.
+    """
+    rows = [row_of(run) for run in runs]
+    if len({row.name for row in rows}) < len(rows):
+        raise ValueError(f"runs must have different names, not {', '.join(row.name for row in rows)}; give them by --name")
+    text = page(rows, folder.resolve())
+    write_whole(folder / "report.html", lambda path: path.write_text(text))
+    write_json(folder / "report.json", as_json(rows))
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_string("out", None, "Folder to write.", flag_values=values)
+
+
+def main(argv: list[str]) -> None:
+    values, folders = parse_plain(define, argv, USAGE)
+    if not folders or not values.out:
+        raise UsageError(f"folders of runs and --out are needed; see {argv[0]} --help")
+    write([Run(Path(folder)) for folder in folders], Path(values.out))
+    print(Path(values.out) / "report.html")
