@@ -15,8 +15,11 @@ COMMANDS = {
         "check and time attention, linear layers and norms beside other libraries'",
     ),
     "bench memory": ("livetalk_jax.benchmarks.memory", "what training needs on GPUs that need not be there"),
+    "bench serving": ("livetalk_jax.serving.bench", "measure a running server as its clients see it, or soak it"),
     "data prepare": ("livetalk_jax.data.prepare", "a data set in, cached features for training out"),
     "data procedural": ("livetalk_jax.data.procedural.command", "draw people who talk, with the truth of every frame"),
+    "data encode": ("livetalk_jax.data.procedural.encode", "drawn clips in, features for training the small model out"),
+    "evaluate": ("livetalk_jax.evaluation.command", "score talking persons, finished or made for it, and report"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),
 }
 
