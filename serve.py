@@ -17,7 +17,6 @@ from livetalk_jax.config import RunConfig
 from livetalk_jax.generate import networks_for
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.programs import keep_programs
-from livetalk_jax.programs import keep_programs
 from livetalk_jax.serving import logs
 from livetalk_jax.serving.app import Server
 from livetalk_jax.serving.engine import Engine, Limits
@@ -67,11 +66,8 @@ def sizes_for(config: RunConfig, wanted: str | None) -> list[tuple[int, int]]:
     return [named[wanted]] if wanted else buckets[:1]
 
 
-def load(config: RunConfig, folder: str | None, sizes: list[tuple[int, int]]) -> Avatar:
+def load(config: RunConfig, folder: str | None, tokenizer: str, sizes: list[tuple[int, int]]) -> Avatar:
     """The model, not yet compiled."""
-    tokenizer = config.model.tokenizer
-    if folder is not None:
-        tokenizer = checkpoint.read_manifest(folder).tokenizer or tokenizer
     tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
     networks = networks_for(config, folder, layout(config, sizes[0]).whole)
     return Avatar({size: Pipeline(networks, config, size, tokenize) for size in sizes})
@@ -95,14 +91,18 @@ def main(argv: list[str]) -> None:
     if jax.process_count() > 1:
         raise flags.UsageError("serve.py runs in one process")
     guard, sizes = guard_for(values.host), sizes_for(config, values.size)
-    layout(config, sizes[0])  # a plan that cannot work is told before anything slow begins
+    # What cannot work is told before anything slow begins.
+    layout(config, sizes[0])
+    tokenizer = config.model.tokenizer
+    if values.checkpoint is not None:
+        tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
     logs.configure()
     limits = Limits(
         sessions=values.sessions, session_seconds=values.session_seconds, idle_seconds=values.idle_seconds,
         detached_seconds=values.detached_seconds,
     )  # fmt: skip
     server = Server(
-        engine=Engine(lambda: load(config, values.checkpoint, sizes), limits, Metrics()),
+        engine=Engine(lambda: load(config, values.checkpoint, tokenizer, sizes), limits, Metrics()),
         guard=guard,
         uploads=UploadLimits(body_bytes=values.max_upload_mib * 2**20, seconds=values.max_recording_seconds),
         origins=tuple(values.allow_origin),

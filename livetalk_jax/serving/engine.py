@@ -30,6 +30,8 @@ from livetalk_jax.serving.timeline import Event, Tick, Timeline
 
 logger = logging.getLogger(__name__)
 
+GOODBYE_SECONDS = 3.0  # that readers have for the last messages of a server that ends
+
 
 async def to_the_end(call: Callable, *arguments: Any) -> Any:
     """`asyncio.to_thread` that a cancellation waits for: what the thread works on may be freed only afterwards."""
@@ -96,6 +98,8 @@ class Output:
             self._arrived.clear()
             await self._arrived.wait()
         items, self._items, self._ticks = list(self._items), deque(), 0
+        if not items:
+            self._live.engine.readers.discard(self)
         return items
 
     async def __aiter__(self) -> AsyncIterator[Tick | Event]:
@@ -115,6 +119,7 @@ class Output:
 
     def __exit__(self, *_) -> None:
         self.close()
+        self._live.engine.readers.discard(self)
 
 
 class LiveSession:
@@ -196,6 +201,7 @@ class LiveSession:
             output.closed = True
             return output
         self.outputs.add(output)
+        self.engine.readers.add(output)
         self._attached.set()
         self.engine.wake()
         return output
@@ -286,6 +292,7 @@ class Engine:
         self._load = load
         self.model: AvatarModel | None = None
         self.sessions: dict[str, LiveSession] = {}
+        self.readers: set[Output] = set()  # that have not read to the end
         self.capacity = 0
         self.chunk_video_seconds = 0.0
         self.chunk_seconds = self.start_seconds = 0.0  # what a chunk, and a session's start, take to compute
@@ -388,6 +395,9 @@ class Engine:
             await self.clock.sleep(0.1)
         for live in list(self.sessions.values()):
             self.close(live, "shutting_down")
+        end = self.clock.now() + GOODBYE_SECONDS
+        while self.readers and self.clock.now() < end:
+            await self.clock.sleep(0.05)
 
     # Sessions
 

@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import gc
+import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
-from livetalk_jax.serving.engine import Clock, Engine, Limits
+from livetalk_jax.serving.engine import Clock, Engine, Limits, LiveSession, Output
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.metrics import Metrics
-from livetalk_jax.serving.timeline import Event, Tick
+from livetalk_jax.serving.timeline import Event, Tick, Timeline
 from tests.serving.card import SIZE, TestCard, read
 
 PORTRAIT = np.full((*SIZE, 3), 7, np.uint8)
@@ -285,48 +287,57 @@ def test_draining():
             with pytest.raises(ServingError) as refused:
                 engine.open(PORTRAIT)
             assert refused.value.code == "draining"
-            for _ in range(60):
+            while live.state != "closed":
                 await clock.move(0.1)
-            await draining
+            assert not draining.done()  # there is still something to be read
             assert live.reason == "shutting_down"
             names = [item.name for item in await output.take() if isinstance(item, Event)]
             assert names == ["draining", "closed"]
+            assert not await output.take()
+            await clock.move(0.1)
+            await draining
 
     asyncio.run(body())
 
 
 def test_a_thousand_sessions_leave_nothing_behind():
+    """Neither objects of ours nor frames."""
+
+    class Remembering(TestCard):
+        made: ClassVar[list] = []
+
+        def step(self, state, speech):
+            frames, state = super().step(state, speech)
+            self.made.append(weakref.ref(frames))
+            return frames, state
+
     async def body():
-        clock, card = HandClock(), TestCard()
+        clock, card = HandClock(), Remembering()
         async with running(card, clock, sessions=4) as engine:
 
-            async def one():
+            async def one(number):
                 live, output = await started(engine)
                 live.push_audio(np.full(24_000, 9000, np.int16), 24_000)
                 live.interrupt()
                 await clock.move(0.04)
                 await output.take()
-                if live.id[0] < "a":
+                if number % 2:
                     output.close()
                 live.close("client")
                 await settle()
 
-            for _ in range(100):
-                await one()
-            await until(lambda: not engine.computing)
-            gc.collect()
-            before = len(gc.get_objects())
-            for _ in range(900):
-                await one()
+            for number in range(1000):
+                await one(number)
             await until(lambda: not engine.computing)
             await clock.move(0.04)  # loops that slept wake up and see that their session is over
             card.rewinds.clear()
-            gc.collect()
-            assert len(gc.get_objects()) - before < 450  # half an object a session
-            assert not engine.sessions and not engine._starts and len(engine._tasks) <= 1
             assert value(engine, "sessions_total", reason="client") == 1000
+            assert not engine.sessions and not engine._starts and len(engine._tasks) <= 1
 
     asyncio.run(body())
+    gc.collect()
+    assert len(Remembering.made) > 1000 and not any(frames() is not None for frames in Remembering.made)
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, (LiveSession, Output, Timeline))]
 
 
 def test_capacity_is_what_was_measured():

@@ -1,0 +1,208 @@
+"""The server as a process: how it starts, drains and ends; and serve.py once with real networks, small ones."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+
+import serve
+from livetalk_jax.flags import UsageError
+from livetalk_jax.serving.client import Client, Refused
+from livetalk_jax.serving.tokens import LOCAL
+from tests.serving.card import SIZE
+
+ROOT = Path(__file__).parents[2]
+CARD = """
+import sys, threading, time
+from livetalk_jax.serving import logs
+from livetalk_jax.serving.app import Server
+from livetalk_jax.serving.engine import Engine, Limits
+from livetalk_jax.serving.metrics import Metrics
+from livetalk_jax.serving.server import Listen, serve
+from tests.serving.card import TestCard
+
+def load():
+    {load}
+    return TestCard()
+
+logs.configure()
+serve(Server(engine=Engine(load, Limits(sessions=3), Metrics())), Listen(port={port}, grace={grace}))
+"""
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@contextlib.contextmanager
+def process(command):
+    """A running server's (process, its log file's text so far)."""
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    try:
+        yield running
+    finally:
+        if running.poll() is None:
+            running.kill()
+        running.communicate()
+
+
+def card_server(port, grace=30.0, load="pass"):
+    return process([sys.executable, "-c", textwrap.dedent(CARD).format(port=port, grace=grace, load=load)])
+
+
+async def until_it_answers(url, path, status):
+    async with httpx2.AsyncClient(base_url=url) as http, asyncio.timeout(120):
+        while True:
+            with contextlib.suppress(httpx2.TransportError):
+                if (await http.get(path)).status_code == status:
+                    return
+            await asyncio.sleep(0.05)
+
+
+def test_draining_lets_sessions_end():
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    async def talk(server):
+        async with Client(url) as client:
+            await client.until_ready(120)
+            session = await client.open()
+            async with client.stream(session) as stream:
+                await stream.until("media_init")
+                server.send_signal(signal.SIGTERM)
+                assert (await stream.until("draining")).fields["seconds"] == 60
+                await until_it_answers(url, "/readyz", 503)
+                with pytest.raises(Refused) as refused:
+                    await client.open()
+                assert refused.value.code == "draining" and refused.value.retryable
+                await stream.until_shown(stream.covered[-1][1] if stream.covered else 0)  # it still runs
+                await stream.control("close")
+
+    with card_server(port, grace=60.0) as server:
+        asyncio.run(talk(server))
+        assert server.wait(60) == 0
+        log = server.stderr.read()
+    assert '"message": "session closed"' in log and '"reason": "client"' in log and "Traceback" not in log
+
+
+def test_after_the_grace_time_sessions_are_ended():
+    port = free_port()
+
+    async def talk(server):
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            await client.until_ready(120)
+            async with client.stream(await client.open()) as stream:
+                await stream.until("media_init")
+                server.send_signal(signal.SIGTERM)
+                assert (await stream.until("closed")).fields["reason"] == "shutting_down"
+
+    with card_server(port, grace=0.3) as server:
+        asyncio.run(talk(server))
+        assert server.wait(60) == 0
+
+
+def test_ending_while_the_model_is_compiled():
+    """Health is answered at once, readiness is not, and nobody waits for the compiler."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with card_server(port, load="threading.Event().wait()") as server:
+        asyncio.run(until_it_answers(url, "/healthz", 200))
+        with httpx2.Client(base_url=url) as http:
+            assert http.get("/readyz").status_code == 503
+            refused = http.post("/v1/sessions")
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "warming_up"
+            assert int(refused.headers["retry-after"]) > 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_process():
+    with card_server(free_port(), load="raise OSError('no checkpoint in there')") as server:
+        assert server.wait(60) == 1
+        assert "no checkpoint in there" in server.stderr.read()
+
+
+# serve.py
+
+
+def test_who_is_let_in(monkeypatch):
+    monkeypatch.delenv("LIVETALK_API_KEYS", raising=False)
+    assert serve.guard_for("127.0.0.1").who(None) == LOCAL
+    with pytest.raises(UsageError, match="LIVETALK_API_KEYS"):
+        serve.guard_for("0.0.0.0")
+    monkeypatch.setenv("LIVETALK_API_KEYS", "one,two")
+    assert serve.guard_for("0.0.0.0").who("two") == "key"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--host", "0.0.0.0"], "LIVETALK_API_KEYS"),
+        (["--size", "1x1"], "--size 1x1 is none of the configuration's: "),
+        (["--tls_cert", "x"], "--tls_cert and --tls_key go together"),
+        (["--checkpoint", "/nowhere"], "/nowhere"),
+        (["--sessions", "0"], "sessions"),
+    ],
+)
+def test_wrong_options_are_one_line(arguments, line, monkeypatch, tmp_path):
+    monkeypatch.delenv("LIVETALK_API_KEYS", raising=False)
+    with pytest.raises((UsageError, OSError, ValueError)) as error:
+        serve.main(["serve.py", "--port", "0", *arguments])
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+SMALL = """
+from livetalk_jax.configs import tiny
+
+
+def get_config():
+    config = tiny.get_config()
+    config.model.dit.update(dim=64, ffn_dim=96, num_heads=2, num_layers=1)
+    config.model.text.num_layers = config.model.clip.num_layers = 1
+    config.stream.buckets = ((32, 48),)
+    config.stream.frames = 13
+    config.sampler.steps = 1
+    return config
+"""
+
+
+def test_serve_py_with_networks(tmp_path):
+    config, port = tmp_path / "small.py", free_port()
+    config.write_text(SMALL)
+
+    async def talk():
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            await client.until_ready(400)
+            session = await client.open()
+            async with client.stream(session) as stream:
+                await stream.until_shown(0.2, 120)
+                await stream.speak(np.full(24_000, 9000, np.int16), 24_000)
+                await stream.until("speech_started", 120)
+                await stream.control("interrupt")
+                await stream.until("resumed", 120)
+                motion = await client.motion(session)
+                await stream.control("close")
+                await stream.until("closed")
+            carried = await client.open(motion=motion)
+            async with client.stream(carried) as stream:
+                await stream.until_shown(0.1, 120)
+            return stream.decode()
+
+    with process([sys.executable, "serve.py", "--config", str(config), "--port", str(port)]) as server:
+        frames, _, _ = asyncio.run(talk())
+        server.send_signal(signal.SIGTERM)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(60) == 0
+    assert frames.shape[1:] == (32, 48, 3)
+    assert np.ptp(frames[-1].astype(int)) > 10 and SIZE != (32, 48)
