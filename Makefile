@@ -1,5 +1,6 @@
 # make demo   installs into .venv and makes out/demo.mp4 from the shipped portrait and speech
 # make test   installs the test extra, then lints, checks types and runs the tests in WORKERS processes of up to 4 GB
+# make browser   installs Chromium for the tests of the web page, as root on Debian; without one they are skipped
 # make lint   ruff and mypy alone
 # make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, half an hour on two cores, and fails where
 #                     something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint sharding-aot memory clean
+.PHONY: demo test browser lint sharding-aot memory clean
 
 demo: $(VENV)/installed
 	@mkdir -p out
@@ -18,6 +19,12 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+
+browser:
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; \
+	else echo "make browser: install Chromium; here it can be done only as root on Debian"; fi
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

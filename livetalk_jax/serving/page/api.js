@@ -38,7 +38,7 @@ export class Api {
     if (json) headers['Content-Type'] = 'application/json'
     let response
     try {
-      response = await fetch(path, { method, headers, body: json ? JSON.stringify(body) : body })
+      response = await fetch(path, { method, headers, body: json ? JSON.stringify(body) : body, keepalive: method === 'DELETE' })
     } catch {
       throw new ServerError({ code: 'unreachable', message: 'Is it running, and are you online?', retryable: true })
     }

@@ -222,6 +222,7 @@ $('interrupt').onclick = () => {
 }
 
 $('end').onclick = () => session?.end()
+addEventListener('pagehide', () => session?.end())
 
 document.addEventListener('keydown', (event) => {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target.matches('textarea, input:not([type=radio])')) return

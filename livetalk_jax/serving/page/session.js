@@ -13,8 +13,6 @@ const GOOD = {
   session_too_long: 'The conversation has reached its longest time.',
 }
 
-const seconds = (time) => new Promise((resolve) => setTimeout(resolve, time * 1000))
-
 export class Session {
   id = null
   generation = 0
@@ -54,7 +52,10 @@ export class Session {
       this.moved = false
       if (wait >= 0.5) this.on.waiting(error, wait)
       this.on.state(this.id ? 'reconnecting' : 'opening')
-      await seconds(wait)
+      await new Promise((resolve) => {
+        this.wake = resolve
+        setTimeout(resolve, wait * 1000)
+      })
     }
     this.player?.close()
     return this.last
@@ -129,8 +130,8 @@ export class Session {
 
   end() {
     this.ended = true
-    this.control('close')
     this.finish?.()
+    this.wake?.()
     if (this.id) this.api.request('DELETE', `/v1/sessions/${this.id}`).catch(() => {})
   }
 }

@@ -1,0 +1,152 @@
+"""The web page in Chromium, with the test card: what it shows and plays is read from its pixels and samples."""
+
+import time
+
+import aioice.ice
+import pytest
+
+from livetalk_jax.serving.engine import Limits
+from tests.serving.browser import chromium, needed, opened, speech
+from tests.serving.card import TestCard
+from tests.serving.conftest import running
+
+pytestmark = needed
+
+
+@pytest.fixture(scope="module")
+def microphone(tmp_path_factory):
+    return speech(tmp_path_factory.mktemp("sound") / "speech.wav")
+
+
+@pytest.fixture(scope="module")
+def browser(microphone):
+    with chromium(microphone) as found:
+        yield found
+
+
+@pytest.fixture
+def served(monkeypatch):
+    # Where the tests run there may be no network but this.
+    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+    card = TestCard(0.01)
+    with running(card, Limits(sessions=1)) as (url, server):
+        yield url, server, card
+
+
+def state(page, name):
+    page.locator(f"body[data-state={name}]").wait_for()
+
+
+def until(page, expression):
+    """Wait for an expression of the page's `sample()`, named s."""
+    return page.wait_for_function(f"() => {{ const s = sample(); return {expression} && s }}", polling=20).json_value()
+
+
+def tab_to(page, found):
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"document.activeElement.matches('{found}')"):
+            return
+    raise AssertionError(f"Tab does not lead to {found}")
+
+
+def test_everything_by_keyboard_over_a_websocket(served, browser, microphone):
+    url, server, _ = served
+    with opened(browser, url) as page:
+        for control in ("[name=portrait]", "#prompt", "[name=transport]", "#start"):
+            tab_to(page, control)
+        page.keyboard.press("Enter")
+        state(page, "live")
+        first = until(page, "s.time > 0.2")
+        page.keyboard.press("m")
+        talking = until(page, "s.speaking && s.loudness > 0.01")
+        assert talking["number"] > first["number"] and talking["time"] > first["time"]
+        later = until(page, f"s.time > {talking['time'] + 1}")
+        assert 15 < later["number"] - talking["number"] < 60
+        page.locator("#speaking").wait_for()
+        page.keyboard.press("m")
+        until(page, "!s.speaking && s.loudness < 0.001")
+
+        page.set_input_files("#sound", microphone)
+        until(page, "s.speaking && s.loudness > 0.01")
+        page.keyboard.press("Escape")
+        until(page, "!s.speaking && s.loudness < 0.001")
+        page.wait_for_function("() => !video.muted")
+        (live,) = server.engine.sessions.values()
+        assert live.timeline.generation == 1
+        for figure in ("collect", "compute", "network", "player", "delay", "fps", "factor", "queue", "late", "sessions"):
+            page.wait_for_function(f"() => document.getElementById('{figure}').textContent !== '–'")
+
+        tab_to(page, "#end")
+        page.keyboard.press("Enter")
+        state(page, "idle")
+        deadline = time.monotonic() + 60
+        while server.engine.sessions and time.monotonic() < deadline:
+            page.wait_for_timeout(20)
+        assert not server.engine.sessions
+
+
+def test_webrtc_on_a_phone(served, browser, microphone):
+    url, _, _ = served
+    with opened(browser, url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.check("[value=webrtc]")
+        page.tap("#start")
+        state(page, "live")
+        first = until(page, "s.time > 0.2")
+        page.tap("#microphone")
+        talking = until(page, "s.speaking && s.loudness > 0.01")
+        assert talking["number"] > first["number"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.tap("#microphone")
+        until(page, "!s.speaking")
+        page.set_input_files("#sound", microphone)  # through the data channel
+        until(page, "s.speaking && s.loudness > 0.01")
+        page.tap("#interrupt")
+        until(page, "!s.speaking")
+        page.tap("#end")
+        state(page, "idle")
+
+
+def test_a_lost_session_is_carried_on(served, browser):
+    """The model fails; the page opens another session, which goes on from the last frames that were seen."""
+    url, server, card = served
+    with opened(browser, url) as page:
+        page.click("#start")
+        state(page, "live")
+        before = until(page, "s.number > 40")["number"]
+        (live,) = server.engine.sessions.values()
+        card.fail_on = live.timeline.state.shade
+        page.locator("body:not([data-state=live])").wait_for()
+        card.fail_on = None
+        state(page, "live")
+        assert live.state == "closed" and live.id not in server.engine.sessions
+        after = until(page, f"s.number > {before}")["number"]
+        until(page, f"s.number > {after + 10}")
+        frames, dropped = card.rewinds[-1]
+        assert len(frames) == card.motion_frames and dropped == 0
+
+
+def test_errors_are_told(served, browser, tmp_path):
+    url, _, _ = served
+    with opened(browser, url) as page:
+        picture = tmp_path / "portrait.png"
+        picture.write_bytes(b"no picture")
+        page.set_input_files("#portrait-file", picture)
+        page.click("#start")
+        alert = page.get_by_role("alert")
+        alert.get_by_text("This file cannot be used. the picture is not JPEG, PNG or WebP").wait_for()
+        state(page, "idle")
+        page.check("[name=portrait][value=portrait]")
+        page.click("#start")
+        state(page, "live")
+        with opened(browser, url) as other:
+            other.click("#start")
+            other.get_by_role("alert").get_by_text("All seats are taken.").wait_for()
+            other.click("#end")
+            state(other, "idle")
+            page.click("#end")
+            state(page, "idle")
+            other.click("#start")
+            state(other, "live")
+            assert other.get_by_role("alert").is_hidden()
