@@ -21,7 +21,7 @@ test: lint
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 browser:
-	@if command -v chromium chromium-browser google-chrome >/dev/null; then :; \
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; \
 	else echo "make browser: install Chromium; here it can be done only as root on Debian"; fi

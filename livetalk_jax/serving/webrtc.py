@@ -54,7 +54,7 @@ class Gate:
 
     def __init__(self, rate: int):
         self._rate = rate
-        self._noise = float(self.QUIET)
+        self._noise = self.QUIET / self.ABOVE
         self._quiet = self.HOLD
         self._before: deque[np.ndarray] = deque()
         self.open = False
@@ -135,6 +135,8 @@ class Peer:
         connection = self._connection
         try:
             await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            if not connection.getTransceivers():
+                raise ValueError("it has neither pictures nor sound")
             for transceiver in connection.getTransceivers():
                 self._add_track(transceiver)
             await connection.setLocalDescription(await connection.createAnswer())

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from livetalk_jax import media
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needed = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; `make browser` installs it on Debian")
 MILLISECONDS = 90_000  # that anything may take on a machine that others use too
 RATE = 48_000

@@ -8,7 +8,7 @@ const BEFORE = 0.2 // seconds
 
 class Gate extends AudioWorkletProcessor {
   #kept = []
-  #noise = QUIET
+  #noise = QUIET / ABOVE
   #open = false
   #loud = 0 // when it was last loud, in samples
   #now = 0
