@@ -20,6 +20,7 @@ from livetalk_jax.programs import keep_programs
 from livetalk_jax.serving import logs
 from livetalk_jax.serving.app import Server
 from livetalk_jax.serving.engine import Engine, Limits
+from livetalk_jax.serving.gate import LOOPBACK
 from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.server import Listen, serve
 from livetalk_jax.serving.tokens import Guard
@@ -29,7 +30,6 @@ from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = "usage: python serve.py [--config tiny] [--checkpoint DIR] [--host H --port P] …"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def define(values: absl_flags.FlagValues) -> None:

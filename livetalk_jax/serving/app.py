@@ -6,8 +6,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Annotated
 
 import numpy as np
 from fastapi import Depends, FastAPI, File, Form, Query, Request, Response, UploadFile, WebSocket
@@ -15,18 +14,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocketDisconnect
 
 from livetalk_jax import media
 from livetalk_jax.serving import edges, uploads
-from livetalk_jax.serving.engine import Engine, LiveSession
-from livetalk_jax.serving.errors import CODES, ServingError
+from livetalk_jax.serving.engine import Engine
+from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.gate import Gate, refuse
 from livetalk_jax.serving.jobs import Job, Jobs
 from livetalk_jax.serving.limits import Buckets
+from livetalk_jax.serving.live import LiveSession
 from livetalk_jax.serving.tokens import Guard, may_touch
 from livetalk_jax.serving.uploads import UploadLimits
+from livetalk_jax.serving.views import Capacity, JobView, Session, Token, errors, session_view
 from livetalk_jax.serving.websocket import serve_stream
 
 logger = logging.getLogger(__name__)
@@ -53,118 +54,8 @@ class Server:
         self.buckets = Buckets(self.requests_per_second, 3 * self.requests_per_second)
 
 
-# What requests and answers look like
-
-
-class ErrorDetail(BaseModel):
-    code: str
-    message: str
-    retryable: bool
-
-
-class ErrorBody(BaseModel):
-    error: ErrorDetail
-
-
-class Token(BaseModel):
-    token: str
-    expires_in: int
-
-
-class Capacity(BaseModel):
-    ready: bool
-    sessions: int
-    active: int
-    chunk_seconds: float
-    chunk_video_seconds: float
-    realtime_factor: float
-
-
-class Session(BaseModel):
-    id: str
-    state: Literal["starting", "live"]
-    width: int
-    height: int
-    generation: int
-    stream: str
-
-
-class JobView(BaseModel):
-    id: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"]
-    frames: int
-    frames_done: int
-    seconds: float
-    error: ErrorDetail | None
-
-
-def _errors(*codes: str) -> dict:
-    statuses = sorted({CODES[code].status for code in ("bad_request", "unauthorized", "forbidden", "rate_limited", *codes)})
-    return {status: {"model": ErrorBody} for status in statuses}
-
-
-_UPLOAD = _errors("too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
-_FOUND = _errors("not_found", "unprocessable")
-
-
-def view(live: LiveSession) -> dict:
-    return {
-        "id": live.id, "state": live.state, "width": live.size[1], "height": live.size[0],
-        "generation": live.timeline.generation, "stream": f"/v1/sessions/{live.id}/stream",
-    }  # fmt: skip
-
-
-class Gate:
-    """Before any route: bodies up to the limit, and no pages of other sites, which could otherwise use a server that listens on
-    this machine only."""
-
-    def __init__(self, app, server: Server):
-        self._app, self._server = app, server
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] not in ("http", "websocket"):
-            return await self._app(scope, receive, send)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        limit, seen = self._server.uploads.body_bytes, 0
-        too_large = ServingError("too_large", f"a request's body may have {limit:,} bytes")
-        error = self._stranger(headers.get("host", ""), headers.get("origin"))
-        if not error and int(headers.get("content-length", "0")) > limit:
-            error = too_large
-        if error and scope["type"] == "http":
-            return await _error_response(self._server, error)(scope, receive, send)
-        if error:
-            return await send({"type": "websocket.close", "code": 1008, "reason": error.code})
-
-        async def receive_counted():
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
-                raise HTTPException(too_large.status, too_large.message)  # the one kind that FastAPI's form parser lets through
-            return message
-
-        await self._app(scope, receive_counted if scope["type"] == "http" else receive, send)
-
-    def _stranger(self, host: str, origin: str | None) -> ServingError | None:
-        try:
-            name, from_here = urlsplit(f"//{host}").hostname, origin is None or urlsplit(origin).netloc == host
-        except ValueError:
-            return ServingError("bad_request", "the headers Host and Origin must be addresses")
-        # A name of somebody else's may lead here too (DNS rebinding).
-        if self._server.guard.open and name not in ("localhost", "127.0.0.1", "::1"):
-            return ServingError("forbidden", "without API keys this server answers to localhost only")
-        if from_here or origin in self._server.origins:
-            return None
-        return ServingError("forbidden", "pages of this origin may not use this server; --allow_origin would let them")
-
-
-def _error_response(server: Server, error: ServingError) -> JSONResponse:
-    if error.status in (429, 503):
-        server.engine.metrics.refused.labels(error.code).inc()
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": error.body()}, error.status, headers)
+_UPLOAD = errors("too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
+_FOUND = errors("not_found", "unprocessable")
 
 
 def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
@@ -191,19 +82,21 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
     app.add_middleware(
         CORSMiddleware, allow_origins=list(server.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["Authorization"]
     )
-    app.add_middleware(Gate, server=server)
+    app.add_middleware(
+        Gate, body_bytes=limits.body_bytes, origins=server.origins, local=guard.open, metrics=engine.metrics
+    )  # fmt: skip
 
     # Errors: one shape
 
     @app.exception_handler(ServingError)
     async def serving_error(request: Request, error: ServingError) -> JSONResponse:
-        return _error_response(server, error)
+        return refuse(error, engine.metrics)
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return _error_response(server, ServingError("unprocessable", f"{where}: {first['msg']}"))
+        return refuse(ServingError("unprocessable", f"{where}: {first['msg']}"), engine.metrics)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -270,7 +163,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         response.status_code = 200 if engine.ready else 503
         return {"status": "ready" if engine.ready else "draining" if engine.draining else "warming_up"}
 
-    @app.get("/metrics", tags=["server"], response_class=Response, dependencies=[Depends(operator)], responses=_errors())
+    @app.get("/metrics", tags=["server"], response_class=Response, dependencies=[Depends(operator)], responses=errors())
     async def metrics() -> Response:
         return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -283,9 +176,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
             chunk_video_seconds=engine.chunk_video_seconds, realtime_factor=factor,
         )  # fmt: skip
 
-    @app.post(
-        "/v1/tokens", tags=["server"], status_code=201, dependencies=[Depends(operator), Depends(caller)], responses=_errors()
-    )
+    @app.post("/v1/tokens", tags=["server"], status_code=201, dependencies=[Depends(operator), Depends(caller)], responses=errors())
     async def mint() -> Token:
         """With an API key: a token that a browser may open and use sessions with."""
         return Token(token=guard.mint(TOKEN_SECONDS), expires_in=TOKEN_SECONDS)
@@ -295,7 +186,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         """Names of the portraits that come with the server."""
         return list(SHIPPED)
 
-    @app.get("/v1/portraits/{name}", tags=["server"], response_class=FileResponse, responses=_errors("not_found", "unprocessable"))
+    @app.get("/v1/portraits/{name}", tags=["server"], response_class=FileResponse, responses=errors("not_found", "unprocessable"))
     async def portrait_file(name: str) -> FileResponse:
         if name not in SHIPPED:
             raise ServingError("not_found", "there is no portrait of that name")
@@ -317,11 +208,11 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
             size = (picture.shape[0], picture.shape[1])
             shown = await asyncio.to_thread(uploads.read_motion, await motion.read(), size, limits)
         live = engine.open(picture, prompt=prompt or None, seed=seed, owner=who, shown=shown, generation=generation)
-        return Session(**view(live))
+        return session_view(live)
 
     @app.get("/v1/sessions/{session_id}", tags=["sessions"], responses=_FOUND)
     async def session(session_id: str, who: Caller) -> Session:
-        return Session(**view(find(session_id, who)))
+        return session_view(find(session_id, who))
 
     @app.delete("/v1/sessions/{session_id}", tags=["sessions"], status_code=204, responses=_FOUND)
     async def close_session(session_id: str, who: Caller) -> None:
@@ -386,7 +277,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
 
     @app.get(
         "/v1/jobs/{job_id}/result", tags=["jobs"], response_class=FileResponse,
-        responses={200: {"content": {"video/mp4": {}}}, **_FOUND, **_errors("not_ready")},
+        responses={200: {"content": {"video/mp4": {}}}, **_FOUND, **errors("not_ready")},
     )  # fmt: skip
     async def job_result(job_id: str, who: Caller) -> FileResponse:
         found = find_job(job_id, who)

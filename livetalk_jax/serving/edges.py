@@ -8,8 +8,9 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
-from livetalk_jax.serving.engine import LiveSession
+from livetalk_jax.serving import livekit
 from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.live import LiveSession
 from livetalk_jax.serving.webrtc import Peer
 
 PAGE = {path.name: path for path in (Path(__file__).parent / "page").iterdir() if path.is_file()}
@@ -79,3 +80,23 @@ def add_webrtc(app: FastAPI, caller: Callable, find: Callable[[str, str], LiveSe
             raise
         live.engine.spawn(run())
         return Description(sdp=sdp, type="answer")
+
+
+class RoomAddress(BaseModel):
+    """A room of LiveKit, and the token that the agent made for its avatar."""
+
+    url: str = Field(max_length=2000, pattern="^wss?://")
+    token: str = Field(max_length=10_000)
+
+
+def add_livekit(app: FastAPI, caller: Callable, operator: Callable, find: Callable[[str, str], LiveSession], errors: dict) -> None:
+    """operator: the dependency that lets holders of an API key pass; the server connects to where it is told to."""
+
+    @app.post(
+        "/v1/sessions/{session_id}/livekit", tags=["sessions"], status_code=202, dependencies=[Depends(operator)], responses=errors
+    )
+    async def join(session_id: str, room: RoomAddress, who: Annotated[str, Depends(caller)]) -> dict[str, str]:
+        """Send the session into a room, as the avatar of the agent that is there. It ends when the agent leaves."""
+        live = find(session_id, who)
+        live.engine.spawn(await livekit.join(live, room.url, room.token))
+        return {"status": "joined"}

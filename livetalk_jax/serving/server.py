@@ -5,6 +5,7 @@ ends at once.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -82,7 +83,8 @@ def serve(server: Server, listen: Listen) -> NoReturn:
     )  # fmt: skip
     web.append(_Uvicorn(config, server, listen.grace))
     logger.info("listening", extra={"url": f"{'https' if listen.tls_cert else 'http'}://{listen.host}:{listen.port}"})
-    web[0].run()
+    with contextlib.suppress(SystemExit):  # uvicorn's way to say that the address is taken
+        web[0].run()
     code = 0 if web[0].started and not web[0].failed else 1
     logger.info("ended", extra={"code": code})
     if server.engine.computing:  # perhaps for minutes, if it compiles; nothing that it makes is wanted any more

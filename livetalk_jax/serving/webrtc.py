@@ -26,9 +26,9 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 
 from livetalk_jax.serving.audio import from_bytes
-from livetalk_jax.serving.engine import LiveSession, Output
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.limits import Bucket
+from livetalk_jax.serving.live import LiveSession, Output
 from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK
 from livetalk_jax.serving.timeline import Event, Tick
 from livetalk_jax.serving.websocket import MESSAGES_PER_SECOND, STATS_TICKS, control

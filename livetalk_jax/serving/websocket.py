@@ -3,15 +3,16 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from livetalk_jax.serving.audio import MAX_RATE, MIN_RATE, from_bytes
-from livetalk_jax.serving.engine import LiveSession, Output, to_the_end
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.fmp4 import FragmentMuxer
 from livetalk_jax.serving.limits import Bucket
+from livetalk_jax.serving.live import LiveSession, Output
 from livetalk_jax.serving.model import FPS, SAMPLE_RATE
 from livetalk_jax.serving.timeline import Event, Tick
 
@@ -90,6 +91,16 @@ def control(text: str, live: LiveSession, output: Output, rate: int) -> int:
     return rate
 
 
+async def _to_the_end(call: Callable, *arguments: Any) -> Any:
+    """`asyncio.to_thread` that a cancellation waits for: what the thread works on may be freed only afterwards."""
+    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+
+
 class _Stream:
     """What one client was sent: which tick is which moment of its video."""
 
@@ -114,15 +125,15 @@ class _Stream:
             if self._muxer is not None:
                 start = self._muxer.frames
                 self._live.engine.metrics.dropped.labels("websocket").inc(ticks[0].number - self._next)
-                await to_the_end(self._muxer.close)
+                await _to_the_end(self._muxer.close)
             height, width = self._live.size
-            self._muxer = await to_the_end(FragmentMuxer, height, width, start)
+            self._muxer = await _to_the_end(FragmentMuxer, height, width, start)
             await self.send(
                 {"type": "media_init", "mime": self._muxer.mime, "time": start / FPS, "generation": ticks[0].generation}
             )
             await self.send(self._muxer.init)
         with self._live.engine.metrics.chunk.labels("encode").time():
-            data = await to_the_end(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
+            data = await _to_the_end(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
         self._next = ticks[-1].number + 1
         if data:
             self._live.engine.metrics.skew.set(self._muxer.skew())
@@ -133,7 +144,7 @@ class _Stream:
 
     async def close(self) -> None:
         if self._muxer is not None:
-            await to_the_end(self._muxer.close)
+            await _to_the_end(self._muxer.close)
 
 
 async def _write(socket: WebSocket, live: LiveSession, output: Output) -> None:

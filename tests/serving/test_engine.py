@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from livetalk_jax.serving.engine import Clock, Engine, Limits, LiveSession, Output
+from livetalk_jax.serving.engine import Clock, Engine, Limits
 from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.live import LiveSession, Output
 from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.timeline import Event, Tick, Timeline
 from tests.serving.card import SIZE, TestCard, read
