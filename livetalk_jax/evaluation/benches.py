@@ -60,7 +60,7 @@ class Procedural:
 
     def __init__(self, count: int, seconds: float, size: tuple[int, int], synthesiser: Synthesiser = ESPEAK):
         self._set = ProceduralSet(self.SEED, "test", count, seconds, *size, synthesiser)
-        self.names = [f"drawn-{number:03d}" for number in range(count)]
+        self.names: Sequence[str] = [f"drawn-{number:03d}" for number in range(count)]
 
     def about(self, name: str) -> dict[str, Any]:
         data = self._set
@@ -93,7 +93,7 @@ class Listed:
             raise ValueError(f"the list has samples of {', '.join(sorted(missing))}: give the folder by --{min(missing)}")
         self._entries = {f"{entry.bench}-{number:03d}": entry for number, entry in enumerate(entries)}
         self._roots, self._sizes = roots, sizes
-        self.names = list(self._entries)
+        self.names: Sequence[str] = list(self._entries)
 
     def about(self, name: str) -> dict[str, Any]:
         return {"entry": dataclasses.asdict(self._entries[name]), "sizes": [list(size) for size in self._sizes]}

@@ -188,7 +188,7 @@ def _summary(run: Run) -> Iterator[str]:
     row = report.row_of(run)
     for column in statistics.columns():
         if (mean := row.means.get(column.name)) is not None:
-            interval = f"  ({mean.low:.4g} to {mean.high:.4g})" if mean.count > 1 else ""
+            interval = f"  ({mean.low:.4g} to {mean.high:.4g})" if mean.samples > 1 else ""
             yield f"  {column.name:18}{mean.value:10.4g}{interval}"
     for metric, reason in sorted(row.absent.items()):
         yield f"  {metric}: absent, {reason}"

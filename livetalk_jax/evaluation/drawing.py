@@ -18,7 +18,7 @@ h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; } h4 { font-size: .9rem; font-weig
 p { margin: .3rem 0 .8rem; color: var(--dim); } .warning { color: inherit; border-left: 4px solid #e69f00; padding-left: .8rem; }
 .wide { overflow-x: auto; margin: 0 0 1.1rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; white-space: nowrap; }
+th, td { padding: .35rem .55rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; white-space: nowrap; }
 th { font-weight: 500; } tr:first-child th { color: var(--dim); font-size: .85rem; } th:first-child { text-align: left; }
 td small { display: block; color: var(--dim); font-size: .72rem; } td.best { font-weight: 700; } td.none { color: var(--dim); }
 table.text td, table.text th, td.source { text-align: left; white-space: normal; } td.source { color: var(--dim); font-size: .85rem; }
@@ -28,7 +28,8 @@ figure { margin: 0; } figcaption { font-size: .9rem; text-align: center; } svg {
 svg text { fill: var(--dim); font: 11px system-ui, sans-serif; } svg .grid { stroke: var(--line); }
 .players { display: flex; flex-wrap: wrap; gap: 1rem; } .player { flex: 1 1 300px; max-width: 560px; }
 .player video { display: block; width: 100%; max-height: 320px; background: var(--soft); border-radius: 6px; }
-.player img { width: 100%; margin-top: .4rem; border-radius: 4px; } details { font-size: .85rem; } summary { cursor: pointer; }
+.player img { width: 100%; margin-top: .4rem; border-radius: 4px; }
+details { font-size: .85rem; margin-top: .3rem; } summary { cursor: pointer; }
 """
 
 WIDTH, HEIGHT = 420, 200

@@ -70,7 +70,7 @@ def row_of(run: Run) -> Row:
             means[column.name] = bootstrap(np.array(values))
     means |= {name: Mean(value, math.nan, math.nan, len(results)) for name, value in about["sets"].items()}
     absent: dict[str, str] = dict(about["sets_absent"])
-    reasons = collections.defaultdict(collections.Counter)
+    reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for result in results.values():
         for metric, reason in result.absent.items():
             reasons[metric][reason] += 1
@@ -89,6 +89,8 @@ def row_of(run: Run) -> Row:
 def _digits(value: float) -> str:
     """A number as a table shows it: about four significant digits, never an exponent."""
     size = abs(value)
+    if value == int(value) and size < 1000:
+        return str(int(value))
     return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
 
 
@@ -101,9 +103,11 @@ def _shown_columns(rows: Sequence[Row]) -> list[tuple[str, list[Column]]]:
 def _best(rows: Sequence[Row], column: Column) -> float | None:
     """The best value of a column, where there are several rows and one can be best."""
     values = [row.means[column.name].value for row in rows if column.name in row.means]
-    if len(values) < 2 or column.better == "neither":
+    if len(set(values)) < 2 or column.better == "neither":
         return None
-    return {"higher": max, "lower": min, "zero": lambda v: min(v, key=abs)}[column.better](values)
+    if column.better == "zero":
+        return min(values, key=abs)
+    return max(values) if column.better == "higher" else min(values)
 
 
 def _cell(row: Row, column: Column, best: float | None) -> str:
@@ -119,7 +123,7 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
     """One table a group of metrics, so that none is wider than a page."""
     groups: list[list[tuple[str, Column]]] = [[]]
     for metric, kept in _shown_columns(rows):
-        if groups[-1] and len(groups[-1]) + len(kept) > 11:
+        if groups[-1] and len(groups[-1]) + len(kept) > 9:
             groups.append([])
         groups[-1] += [(metric, column) for column in kept]
     for number, group in enumerate(groups):
@@ -209,10 +213,19 @@ def _costs(rows: Sequence[Row]) -> str:
     heads = "".join(f"<th>{escape(row.name)}</th>" for row in rows)
     lines = []
     for metric in METRICS:
-        cells = [f"<td>{_digits(row.cost[metric.name])}</td>" if row.cost.get(metric.name) else "<td>–</td>" for row in rows]
+        cells = [f"<td>{_digits(row.cost[metric.name])}</td>" if metric.name in row.cost else "<td>–</td>" for row in rows]
         if any(metric.name in row.cost and metric.name not in row.absent for row in rows):
-            lines.append(f"<tr><th>{escape(metric.name)}</th>{''.join(cells)}<td class=source>{escape(metric.source)}</td></tr>")
-    return f"<div class=wide><table><tr><th>Metric</th>{heads}<th>Source</th></tr>{''.join(lines)}</table></div>"
+            lines.append(f"<tr><th>{escape(metric.name)}</th>{''.join(cells)}</tr>")
+    return f"<div class=wide><table><tr><th>Metric</th>{heads}</tr>{''.join(lines)}</table></div>"
+
+
+def _legend() -> str:
+    lines = [
+        f"<tr><th>{escape(column.name)} {ARROWS[column.better]}</th><td>{escape(column.says)}</td><td>{escape(metric.source)}</td></tr>"
+        for metric in METRICS
+        for column in metric.columns
+    ]
+    return f"<table class=text><tr><th>Column</th><th>What it is</th><th>Source</th></tr>{''.join(lines)}</table>"
 
 
 def _runs(rows: Sequence[Row]) -> str:
@@ -241,8 +254,8 @@ def page(rows: Sequence[Row], folder: Path) -> str:
     plots = "".join(_plots(rows))
     parts = [
         f"<h1>{escape(' · '.join(row.name for row in rows))}</h1>",
-        "<p>Means over samples; small, their 95 % intervals (bootstrap over samples). Hover over a column's name for what it is; "
-        "↑ more is better, ↓ less is better.</p>",
+        "<p>Means over samples; small, their 95 % intervals (bootstrap over samples). ↑ more is better, ↓ less is better; what a "
+        "column is stands at the end, and under its name.</p>",
         warning,
         *_tables(rows),
         "<h2>Missing</h2>",
@@ -256,6 +269,7 @@ def page(rows: Sequence[Row], folder: Path) -> str:
         _costs(rows),
         "<h2>Runs</h2>",
         _runs(rows),
+        f"<h2>Columns</h2><details><summary>What they are, and where they come from</summary>{_legend()}</details>",
     ]
     title = escape(", ".join(row.name for row in rows))
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'

@@ -35,7 +35,7 @@ def fingerprint(about: Any) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file under another name, and give it its own when it is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
@@ -99,7 +99,7 @@ class Run:
 
         def write(path: Path) -> None:
             with path.open("wb") as file:
-                np.savez_compressed(file, **arrays)
+                np.savez_compressed(file, allow_pickle=False, **arrays)
 
         write_whole(self.path("samples", name, ".npz"), write)
         plain = {field.name: getattr(result, field.name) for field in dataclasses.fields(Result)}

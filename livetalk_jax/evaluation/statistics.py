@@ -27,7 +27,7 @@ class Mean(NamedTuple):
     value: float
     low: float
     high: float
-    count: int
+    samples: int
 
 
 def bootstrap(values: np.ndarray) -> Mean:
@@ -94,11 +94,11 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"two folders of runs are needed, not {len(folders)}; see {argv[0]} --help")
     a, b = (Run(Path(folder)) for folder in folders)
     found = differences(a, b)
-    print(f"A: {a.about['name']}   B: {b.about['name']}   {found[0].difference.count if found else 0} samples\n")
+    print(f"A: {a.about['name']}   B: {b.about['name']}   {found[0].difference.samples if found else 0} samples\n")
     print(f"{'':18}{'A':>10}{'B':>10}{'B − A':>10}   95 % interval")
     for row in found:
-        value, low, high, count = row.difference
-        interval = f"{low:+.4g} to {high:+.4g}" if count > 1 else "one sample"
+        value, low, high, samples = row.difference
+        interval = f"{low:+.4g} to {high:+.4g}" if samples > 1 else "one sample"
         print(f"{row.column.name:18}{row.a:>10.4g}{row.b:>10.4g}{value:>+10.3g}   {interval}   {row.verdict}")
     for name in sorted(set(a.about["sets"]) & set(b.about["sets"])):
         x, y = a.about["sets"][name], b.about["sets"][name]

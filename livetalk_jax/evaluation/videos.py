@@ -10,7 +10,7 @@ Names are file names without their ending, wherever the files lie.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,9 @@ class VideoFolder:
     """
 
     def __init__(self, videos: Path, references: Path, joins: int | None = None):
-        self.joins, self._files, self._videos = joins, {}, {}
+        self.joins = joins
+        self._files: dict[tuple[str, str], Path] = {}
+        self._videos: dict[str, Path] = {}
         for folder in (videos, references):
             if not folder.is_dir():
                 raise FileNotFoundError(f"there is no folder {folder}")
@@ -98,7 +100,7 @@ class VideoFolder:
         for name in self._videos:
             if not self._find(name, PICTURES + VIDEOS):
                 raise ValueError(f"{references} has neither a portrait {name}.png nor a real video {name}.mp4")
-        self.names = list(self._videos)
+        self.names: Sequence[str] = list(self._videos)
 
     def _find(self, name: str, endings: tuple[str, ...]) -> Path | None:
         return next((self._files[name, ending] for ending in endings if (name, ending) in self._files), None)

@@ -1,5 +1,6 @@
 """Lips, identity and background of persons of the procedural set, against the truth (data/procedural/measure.py)."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,15 @@ REACH = 12  # frames
 STRETCH = 10.0  # seconds of a point of the correlation's curve
 
 
+@functools.lru_cache(maxsize=2)  # a sample's video and the real one, or the same person once more
+def _face_measure(person: int, scene: int) -> measure.FaceMeasure:
+    return measure.FaceMeasure(make_identity(person), make_scene(scene))
+
+
 class Meter:
     def __init__(self, clip: Clip, truth: Truth):
         self.clip, self.truth = clip, truth
-        self._measure = measure.FaceMeasure(make_identity(truth.person), make_scene(truth.scene))
+        self._measure = _face_measure(truth.person, truth.scene)
         self._wall = measure.background_mask(measure.SIDE, measure.SIDE)
         self._waiting: list[np.ndarray] = []
         self._openness: list[np.ndarray] = []

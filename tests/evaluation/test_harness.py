@@ -1,0 +1,330 @@
+"""The harness around metrics: pacing, sets, runs that go on, reports and comparisons, and lines for what is wrong."""
+
+import dataclasses
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from livetalk_jax.evaluation import command, generation, report, runs, scoring, statistics
+from livetalk_jax.evaluation.benches import Task
+from livetalk_jax.evaluation.metric import Absent, Clip, Column, Curve, Metric, Scores, curve, ends, weight_file
+from livetalk_jax.evaluation.registry import METRICS
+from livetalk_jax.evaluation.scoring import Sample, score
+from livetalk_jax.flags import UsageError
+from livetalk_jax.media import VideoWriter
+
+SIZE = 64
+
+
+def clip(**changes) -> Clip:
+    portrait = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    known = Clip(name="a", height=SIZE, width=SIZE, fps=25.0, waveform=np.zeros(16_000, np.float32), portrait=portrait)
+    return dataclasses.replace(known, **changes)
+
+
+def numbered(count: int) -> np.ndarray:
+    """Frames whose grey is their number."""
+    return np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, SIZE, SIZE, 3))
+
+
+class Seen:
+    """A metric that tells which frames it was given."""
+
+    def __init__(self):
+        self.greys: list[int] = []
+
+    def add(self, frames):
+        self.greys += [int(frame[0, 0, 0]) for frame in frames]
+
+    def scores(self):
+        return Scores({"Seen": float(len(self.greys))}, features=np.array(self.greys, np.float32)[:, None])
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A module of a metric, importable; its meters are kept."""
+    module = types.ModuleType("fake_metric")
+    module.meters = []
+
+    def begin(clip, weights):
+        module.meters.append(Seen())
+        return module.meters[-1]
+
+    module.begin = begin
+    module.compare = lambda ours, references: {"Apart": float(np.concatenate(ours).mean() - np.concatenate(references).mean())}
+    monkeypatch.setitem(sys.modules, "fake_metric", module)
+    return module
+
+
+def metric(**changes) -> Metric:
+    return Metric(name="fake", module="fake_metric", columns=(Column("Seen", "higher", ""),), source="", **changes)
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(25, range(24)), (50, range(1, 48, 2)), (12.5, [k // 2 for k in range(24)])])
+def test_a_metric_gets_its_own_frame_rate(fake, rate, expected):
+    """At 25 a second, from the frame that is shown in the middle of each 1/25 s."""
+    count = round(24 * rate / 25)
+    blocks = np.array_split(numbered(count), 5)
+    score(Sample(clip(fps=rate), lambda: blocks), [metric(fps=25)], None, lambda _: None)
+    assert fake.meters[0].greys == list(expected)
+
+
+def test_sets_are_compared_with_the_real_videos(fake):
+    results = [
+        score(Sample(clip(), lambda: [numbered(9)], lambda: [numbered(5)]), [metric(sets=True)], None, lambda _: None)
+        for _ in range(2)
+    ]
+    assert runs.compare_sets([metric(sets=True)], results) == ({"Apart": 2.0}, {})
+    alone = score(Sample(clip(), lambda: [numbered(9)]), [metric(sets=True)], None, lambda _: None)
+    numbers, absent = runs.compare_sets([metric(sets=True)], [alone])
+    assert not numbers and "no real videos" in absent["fake"]
+
+
+def test_frames_of_another_size_are_refused(fake):
+    with pytest.raises(ValueError, match="not uint8 32×64"):
+        score(Sample(clip(height=32), lambda: [numbered(2)]), [metric()], None, lambda _: None)
+
+
+def test_weights(tmp_path):
+    with pytest.raises(Absent, match=r"needs net.pth: give its folder by --weights"):
+        weight_file(None, "net.pth")
+    with pytest.raises(Absent, match=r"needs net.pth, which is not in"):
+        weight_file(tmp_path, "net.pth")
+    (tmp_path / "net.pth").touch()
+    assert weight_file(tmp_path, "net.pth") == tmp_path / "net.pth"
+
+
+def test_curves():
+    values = np.arange(60.0)
+    values[25:50] = np.nan
+    found = curve(values, 25)
+    np.testing.assert_allclose(found.seconds, [0.5, 2.2])
+    np.testing.assert_allclose(found.values, [12, 54.5])
+    assert [len(part) for part in ends(np.arange(1000))] == [10, 10]
+    assert [len(part) for part in ends(np.arange(7))] == [2, 2]
+    assert [len(part) for part in ends(np.arange(1))] == [1, 1]
+
+
+def test_columns_have_one_meaning():
+    names = [column.name for metric in METRICS for column in metric.columns]
+    assert len(set(names)) == len(names)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+# Bootstrap
+
+
+def test_bootstrap():
+    values = np.random.default_rng(0).normal(5, 2, 100)
+    mean = statistics.bootstrap(values)
+    assert mean == statistics.bootstrap(values)
+    assert mean.value == pytest.approx(values.mean())
+    # The normal approximation of the same interval.
+    half = 1.96 * values.std() / 10
+    assert mean.low == pytest.approx(values.mean() - half, abs=0.08) and mean.high == pytest.approx(values.mean() + half, abs=0.08)
+    assert np.isnan(statistics.bootstrap(np.array([1.0])).low)
+
+
+# Whole runs
+
+
+def write_video(path, brightness: int) -> None:
+    """Two seconds of noise that moves, with a tone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    still = np.random.default_rng(brightness).integers(0, 60, (SIZE, SIZE, 3))
+    frames = np.stack([np.clip(np.roll(still, k, 1) + brightness, 0, 255) for k in range(50)]).astype(np.uint8)
+    sound = 0.3 * np.sin(np.arange(32_000) / 5).astype(np.float32)
+    with VideoWriter(path, SIZE, SIZE, fps=25, sample_rate=16_000, preset="ultrafast") as writer:
+        writer.write_frames(frames)
+        writer.write_audio(sound)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Three videos of one maker, three of another, and the real ones."""
+    root = tmp_path_factory.mktemp("videos")
+    for k in range(3):
+        write_video(root / "real" / f"clip{k}.mp4", 80 + 10 * k)
+        write_video(root / "good" / f"clip{k}.mp4", 82 + 10 * k)
+        write_video(root / "bad" / "deeper" / f"clip{k}.mp4", 110 + 13 * k)
+    return root
+
+
+def evaluate(folders, name: str, *more: str) -> runs.Run:
+    out = folders / f"run-{name}"
+    arguments = ["--videos", str(folders / name), "--references", str(folders / "real"), "--out", str(out), *more]
+    command.main(["livetalk evaluate", *arguments])
+    return runs.Run(out)
+
+
+@pytest.fixture(scope="module")
+def pair(folders):
+    names = ("--metrics", "flicker,appearance,joins,drawn")
+    return evaluate(folders, "good", *names), evaluate(folders, "bad", *names, "--joins", "10")
+
+
+def test_finished_videos_are_scored(pair, folders):
+    good, bad = pair
+    results = good.results()
+    assert sorted(results) == ["clip0", "clip1", "clip2"]
+    one = results["clip0"]
+    assert one.frames == 50 and one.codec == "h264" and one.numbers["Colour"] < 2 < bad.results()["clip0"].numbers["Colour"]
+    assert one.absent == {"joins": "nothing says where the chunks join", "drawn": "needs the procedural set's truth"}
+    assert "Join jump" in bad.results()["clip0"].numbers
+    assert isinstance(one.curves["appearance: Colour"], Curve)
+    assert good.about["versions"]["jax"] and good.about["device"]
+    assert (good.folder / "videos" / "clip0.mp4").stat().st_size and (good.folder / "sheets" / "clip0.jpg").is_file()
+
+
+def test_a_finished_run_is_not_scored_again(pair, folders, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(command, "score", lambda *arguments: calls.append(arguments[0].clip.name) or scoring.score(*arguments))
+    names = ("--metrics", "flicker,appearance,joins,drawn")
+    evaluate(folders, "good", *names)
+    assert calls == [] and "3 of 3 samples are done already" in capsys.readouterr().err
+    (folders / "run-good" / "samples" / "clip1.json").unlink()
+    evaluate(folders, "good", *names)
+    assert calls == ["clip1"]
+    # A file that was killed while it was written by another program, or by hand.
+    (folders / "run-good" / "samples" / "clip2.json").write_text("{")
+    evaluate(folders, "good", *names)
+    assert calls == ["clip1", "clip2"]
+
+
+def test_what_changes_is_scored_again(folders, monkeypatch):
+    calls = []
+    monkeypatch.setattr(command, "score", lambda *arguments: calls.append(arguments[0].clip.name) or scoring.score(*arguments))
+    evaluate(
+        folders, "bad", "--metrics", "joins", "--joins", "10", "--samples", "1", "--name", "again", "--out", str(folders / "x")
+    )
+    evaluate(
+        folders, "bad", "--metrics", "joins", "--joins", "12", "--samples", "1", "--name", "again", "--out", str(folders / "x")
+    )
+    monkeypatch.setattr(command, "METRICS", [dataclasses.replace(metric, version=99) for metric in METRICS])
+    evaluate(
+        folders, "bad", "--metrics", "joins", "--joins", "12", "--samples", "1", "--name", "again", "--out", str(folders / "x")
+    )
+    assert calls == ["clip0"] * 3
+
+
+def test_report_of_two_runs(pair, tmp_path):
+    report.main(["livetalk evaluate report", str(pair[0].folder), str(pair[1].folder), "--out", str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert "run-good" in page and "run-bad" in page and "nothing says where the chunks join" in page
+    assert "went through h264" in page and page.count("<video ") == 6 and page.count("data:image/jpeg;base64") == 6
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["runs"]["run-good"]["means"]["Colour"]["samples"] == 3
+    assert "Lip r" not in stored["runs"]["run-good"]["means"]
+
+
+def test_two_runs_are_compared(pair, capsys, tmp_path):
+    a, b = (str(run.folder) for run in pair)
+    statistics.main(["livetalk evaluate compare", a, b, "--out", str(tmp_path / "c.json")])
+    printed = capsys.readouterr().out
+    assert "3 samples" in printed and "worse" in printed
+    stored = json.loads((tmp_path / "c.json").read_text())["columns"]
+    assert stored["Colour"]["verdict"] == "worse" and stored["Colour"]["low"] > 0
+    assert "Join jump" not in stored  # only one of the two has it
+    statistics.main(["livetalk evaluate compare", b, a])
+    assert "better" in capsys.readouterr().out
+
+
+class FakePipeline:
+    """Answers as `stream.session.Pipeline` does: chunks of ten frames that show the portrait, a little brighter each time."""
+
+    geometry = types.SimpleNamespace(new_frames=10)
+
+    def start(self, portrait, seed):
+        self.portrait = portrait
+        return self
+
+    def warm_up(self, session):
+        pass
+
+    def speak(self, speech):
+        count = len(speech[0]) * 25 // 16_000
+        for begin in range(0, count, 10):
+            frame = np.clip((self.portrait + 1) * 127.5 + begin, 0, 255).astype(np.uint8)
+            yield np.stack([np.roll(frame, k, 1) for k in range(min(10, count - begin))])
+
+
+class FakeBench:
+    names = ("one", "two")
+
+    def about(self, name):
+        return {"bench": "fake"}
+
+    def task(self, name):
+        portrait = np.random.default_rng(len(name)).integers(0, 200, (SIZE, SIZE, 3), dtype=np.uint8)
+        real = np.broadcast_to(portrait, (45, SIZE, SIZE, 3))
+        return Task(name, portrait, np.full(45 * 640, 0.1, np.float32), lambda: iter([real]), None)
+
+
+def test_generated_videos_are_scored_as_they_come(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(generation.Generated, "_pipeline", lambda self, size: FakePipeline())
+    monkeypatch.setattr(command, "_bench", lambda values, config: FakeBench())
+    arguments = [
+        "livetalk evaluate",
+        "--bench",
+        "procedural",
+        "--out",
+        str(tmp_path),
+        "--metrics",
+        "flicker,joins",
+        "--name",
+        "fake",
+    ]
+    command.main(arguments)
+    run = runs.Run(tmp_path)
+    found = run.results()["one"]
+    assert found.frames == 45 and found.codec is None and found.numbers["Join jump"] > 1
+    assert run.about["fps"] > 0 and (tmp_path / "videos" / "two.mp4").stat().st_size
+    assert "fake: 2 samples" in capsys.readouterr().out
+    command.main([*arguments, "--real", "--out", str(tmp_path / "real"), "--name", "real"])
+    assert runs.Run(tmp_path / "real").results()["one"].numbers["Frozen"] == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "--out is missing"),
+        (["--out", "x"], "either --videos and --references, or --bench"),
+        (["--out", "x", "--videos", "y"], "--references is missing"),
+        (["--out", "x", "--videos", "/nowhere", "--references", "y"], "there is no folder /nowhere"),
+        (["--out", "x", "--bench", "short"], "needs --lists"),
+        (["--out", "x", "--bench", "short", "--lists", "/nowhere"], "there is no list /nowhere/short.jsonl"),
+        (["--out", "x", "--bench", "nonsense"], "nonsense"),
+        (["--out", "x", "--bench", "procedural", "--metrics", "beauty"], "there is no metric 'beauty'"),
+        (["--out", "x", "--bench", "procedural", "--weights", "/nowhere"], "there is no folder /nowhere"),
+        (["compare", "a"], "two folders of runs are needed, not 1"),
+        (["compare", "/nowhere", "/nowhere"], "/nowhere is no run of livetalk evaluate"),
+        (["report"], "folders of runs and --out are needed"),
+        (["lists", "--out", "x"], "one of --talkvid and --speakervid"),
+        (["lists", "--nonsense"], "nonsense"),
+    ],
+)
+def test_one_line_for_what_is_wrong(arguments, line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UsageError, ValueError, OSError)) as error:
+        command.main(["livetalk evaluate", *arguments])
+    assert line in str(error.value) and "\n" not in str(error.value).strip()
+
+
+def test_videos_that_do_not_fit_their_references(folders, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(OSError, match="has no videos"):
+        command.VideoFolder(tmp_path / "empty", folders / "real")
+    write_video(tmp_path / "videos" / "unknown.mp4", 50)
+    with pytest.raises(ValueError, match=r"neither a portrait unknown.png nor a real video unknown.mp4"):
+        command.VideoFolder(tmp_path / "videos", folders / "real")
+    write_video(tmp_path / "videos" / "b" / "unknown.mp4", 50)
+    with pytest.raises(ValueError, match="the same name"):
+        command.VideoFolder(tmp_path / "videos", folders / "real")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "clip0.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="is not sound or video"):
+        command.VideoFolder(tmp_path / "text", folders / "real").sample("clip0")
