@@ -19,3 +19,10 @@ def kept_programs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(request):
+    """Compilation is nearly all of these folders' time, and what it optimises does not matter for programs so small."""
+    quick = request.path.parent.name in ("benchmarks", "parallel", "training")
+    jax.config.update("jax_disable_most_optimizations", quick)
