@@ -292,4 +292,5 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
 
     edges.add_page(app)
     edges.add_webrtc(app, caller, find, _FOUND)
+    edges.add_livekit(app, caller, operator, find, _FOUND)
     return app

@@ -250,7 +250,9 @@ async def _perform(live: LiveSession, rtc: ModuleType, room: Any) -> None:
 
         room.register_byte_stream_handler(
             AUDIO_TOPIC,
-            lambda reader, sender: contract.stream(chunks(reader), reader.info.attributes or {}) if sender == agent else reader.close(),
+            lambda reader, sender: (
+                contract.stream(chunks(reader), reader.info.attributes or {}) if sender == agent else reader.close()
+            ),
         )
         running, leaving = asyncio.create_task(contract.run()), asyncio.create_task(gone.wait())
         await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
