@@ -104,7 +104,7 @@ def _table(rows: Sequence[Row], new_frames: int) -> str:
     ]  # fmt: skip
     lines = [titles]
     for row in rows:
-        kind = "predicted" if row.predicted else "failed" if row.failed else "measured"
+        kind = "predicted" if row.predicted else "failed" if row.failed else "measured" if row.seconds else "compiled"
         chunk = row.seconds.get("chunk")
         count = sum(count for count, _ in row.traffic["chunk"].values()) if "chunk" in row.traffic else None
         cells = [row.plan, str(row.devices), kind, *(stage(row, name) for name in STAGES)]
