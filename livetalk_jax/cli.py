@@ -20,6 +20,7 @@ COMMANDS = {
     "data procedural": ("livetalk_jax.data.procedural.command", "draw people who talk, with the truth of every frame"),
     "data encode": ("livetalk_jax.data.procedural.encode", "drawn clips in, features for training the small model out"),
     "evaluate": ("livetalk_jax.evaluation.command", "score talking persons, finished or made for it, and report"),
+    "route": ("livetalk_jax.serving.router", "one address before several servers"),
     "convert": ("livetalk_jax.conversion.__main__", "read, write and inspect published checkpoints"),
 }
 

@@ -58,6 +58,7 @@ ARROWS = {
     # The server is handed a model and knows no network.
     "serving": {"media"},
     "serving.bench": {"serving", "media", "flags"},
+    "serving.router": {"serving", "flags"},
     "generate": COMMAND,
     "benchmarks.memory": {*COMMAND, "training"},
     "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
