@@ -1,8 +1,9 @@
 """Train the student: stage 1 adapts the published teacher to streamed chunks, stage 2 distils it to a few steps.
 
-python train.py --config stage1_tiny --workdir runs/one
-python train.py --config stage2_tiny --workdir runs/two --config.checkpoint=runs/one/student
+python train.py --config stage1_14b --workdir runs/one --config.checkpoint=infinitetalk --config.data.path=features
+python train.py --config stage2_14b --workdir runs/two --config.checkpoint=runs/one/student --config.data.path=features
 
+Where there is no published VAE or speech encoder, vae_tiny and audio_tiny train them first (docs/small_model.md).
 The same command goes on where the last checkpoint in the folder was left. docs/training.md tells the whole way.
 """
 
@@ -14,13 +15,19 @@ import jax
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.config import AdaptationConfig, TrainConfig
+from livetalk_jax.config import AdaptationConfig, AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
 from livetalk_jax.data.pipeline import CachedData
+from livetalk_jax.data.procedural import feeds
+from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
+from livetalk_jax.training.autoencoding import Autoencoding
 from livetalk_jax.training.batch import SyntheticData, TrainData
+from livetalk_jax.training.listening import Listening
 from livetalk_jax.training.loop import train
-from livetalk_jax.training.stages import Adaptation, Distillation
-from livetalk_jax.training.state import placement_for
+from livetalk_jax.training.single import SingleNetwork
+from livetalk_jax.training.stages import Adaptation, Distillation, Stage
+from livetalk_jax.training.state import Placement, placement_for
 
 USAGE = "usage: python train.py --config stage1_tiny --workdir DIR [--config.KEY=VALUE …]"
 
@@ -29,32 +36,44 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("workdir", None, "Folder of the run; from checkpoints in it, it goes on.", flag_values=values)
 
 
-def open_data(config: TrainConfig) -> TrainData:
-    rows = config.data.batch // jax.process_count()
-    if config.data.source == "cache":
-        if not config.data.path:
-            raise flags.UsageError("config.data.path is missing: the folder that `livetalk data prepare` wrote")
-        return CachedData(
-            config.data.path, config.model, config.stream, batch=rows, chunks=config.data.chunks, seed=config.loop.seed,
-            process=jax.process_index(), processes=jax.process_count(),
-        )  # fmt: skip
-    sizes = [Geometry(*size, config.stream.frames, config.stream.motion_frames) for size in config.stream.buckets]
-    return SyntheticData(
-        config.model, sizes, batch=rows, chunks=config.data.chunks, seed=config.loop.seed, process=jax.process_index()
-    )  # fmt: skip
+def open_data(config: TrainConfig | PartConfig) -> TrainData:
+    data, stream = config.data, config.stream
+    rows = data.batch // jax.process_count()
+    if data.source != "synthetic" and not data.path:
+        writer = "livetalk data prepare" if data.source == "cache" else "livetalk data encode (for the VAE and speech: procedural)"
+        raise flags.UsageError(f"config.data.path is missing: the folder that `{writer}` wrote")
+    order = {"batch": rows, "seed": config.loop.seed, "process": jax.process_index()}
+    if isinstance(config, PartConfig):
+        if data.source != "drawn":
+            raise flags.UsageError(f"config.data.source {data.source!r} has no pictures and speech; only 'drawn' has")
+        if isinstance(config, AutoencoderConfig):
+            return feeds.videos(data.path, frames=config.autoencoding.frames, **order)
+        return feeds.speech(data.path, stream, **order)
+    if data.source == "cache":
+        return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=jax.process_count(), **order)
+    if data.source == "drawn":
+        return feeds.features(data.path, config.model, stream, chunks=data.chunks, **order)
+    sizes = [Geometry(*size, stream.frames, stream.motion_frames) for size in stream.buckets]
+    return SyntheticData(config.model, sizes, chunks=data.chunks, **order)
+
+
+def open_stage(config: TrainConfig | PartConfig, where: Placement, data: TrainData) -> Stage | SingleNetwork:
+    if isinstance(config, AutoencoderConfig):
+        return Autoencoding(config, where)
+    if isinstance(config, SpeechConfig):
+        return Listening(config, where)
+    return (Adaptation if isinstance(config, AdaptationConfig) else Distillation)(config, where, data.negative_text)
 
 
 def main(argv: list[str]) -> None:
-    values, config = flags.parse(define, argv, USAGE, TrainConfig.from_config_dict)
+    values, config = flags.parse(define, argv, USAGE, training_config)
+    initialize()
+    keep_programs()
     if not values.workdir:
         raise flags.UsageError(f"--workdir is missing; {USAGE}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    placement, data = placement_for(config, jax.devices()), open_data(config)
-    if isinstance(config, AdaptationConfig):
-        stage = Adaptation(config, placement, data.negative_text)
-    else:
-        stage = Distillation(config, placement, data.negative_text)
-    train(stage, data, Path(values.workdir))
+    where, data = placement_for(config, jax.devices()), open_data(config)
+    train(open_stage(config, where, data), data, Path(values.workdir))
 
 
 if __name__ == "__main__":

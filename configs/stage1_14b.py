@@ -24,7 +24,9 @@ def get_config() -> ConfigDict:
     config.data = dict(source="cache", path="", batch=32, chunks=1)
     config.execution = dict(fsdp=0, scan=True, remat="full")
     config.lora = dict(rank=0, alpha=16.0, pattern=r"blocks\..*kernel$")
-    config.loop = dict(steps=1000, seed=0, log_every=1, save_every=100, keep_last=2, keep_best=1, sample_every=250, sample_chunks=1)
+    config.loop = dict(
+        steps=1000, minutes=0.0, seed=0, log_every=1, save_every=100, keep_last=2, keep_best=1, sample_every=250, sample_chunks=1
+    )  # fmt: skip
     config.student = dict(
         learning_rate=1e-5, warmup_steps=100, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, accumulate=1,
         ema_decay=0.0,

@@ -80,6 +80,18 @@ def _stored_manifest(path: Path) -> Manifest:
         raise CheckpointError(f"{path / MANIFEST} cannot be read; import the checkpoint again") from None
 
 
+SHIPPED = Path(__file__).parent / "checkpoints"
+
+
+def shipped(configurations: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that comes with this program for networks of exactly these configurations (name → dataclass), or None."""
+    wanted = json.loads(json.dumps({name: dataclasses.asdict(value) for name, value in configurations.items()}))
+    for manifest in sorted(SHIPPED.glob(f"*/{MANIFEST}")):
+        if _stored_manifest(manifest.parent).configurations == wanted:
+            return manifest.parent
+    return None
+
+
 class Writer:
     """Writes a checkpoint tensor by tensor; a context manager. The folder appears under its name when all of it is there.
 

@@ -1,7 +1,9 @@
 """`livetalk generate`: a portrait and one or two recordings in, an MP4 out."""
 
 import collections
+import dataclasses
 import logging
+import os
 import sys
 import time
 
@@ -46,8 +48,10 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def networks_for(config: RunConfig, folder: str | None, sharding: Sharding) -> Networks:
-    """The checkpoint's networks, or untrained ones, which is said in one line."""
+def networks_for(config: RunConfig, folder: str | os.PathLike | None, sharding: Sharding) -> Networks:
+    """The checkpoint's networks, or those that are shipped for this configuration, or untrained ones, which is said in one line."""
+    names = [field.name for field in dataclasses.fields(config.model) if field.name != "tokenizer"]
+    folder = folder or checkpoint.shipped({name: getattr(config.model, name) for name in names})
     if folder is not None:
         return load_networks(config.model, config.runtime.dtype, folder, sharding)
     print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)

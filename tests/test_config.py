@@ -6,7 +6,7 @@ import importlib
 import pytest
 from ml_collections import ConfigDict
 
-from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig, TrainConfig
+from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig, training_config
 from livetalk_jax.configs import infinitetalk_14b, soulx_14b, tiny
 from livetalk_jax.flags import config_names
 from livetalk_jax.shapes import Geometry
@@ -28,7 +28,7 @@ def problems(config: ConfigDict) -> str:
 def test_every_configuration_is_whole(name):
     """Each builds, and each of its buckets is a geometry with chunks of a whole number of speech samples."""
     config = importlib.import_module(f"livetalk_jax.configs.{name}").get_config()
-    config = TrainConfig.from_config_dict(config).run if "stage" in config else built(config)
+    config = training_config(config) if "stage" in config else built(config)
     stream = config.stream
     for height, width in stream.buckets:
         geometry = Geometry(height, width, stream.frames, stream.motion_frames)
@@ -42,9 +42,9 @@ def test_every_configuration_is_whole(name):
     assert config.model.dit.audio_blocks == config.model.audio.num_layers
 
 
-def test_there_are_nine():
+def test_there_are_eleven():
     stages = [f"stage{number}_{size}" for number in (1, 2) for size in ("14b", "1b3", "tiny")]
-    assert config_names() == ["infinitetalk_14b", "soulx_14b", *stages, "tiny"]
+    assert config_names() == ["audio_tiny", "infinitetalk_14b", "soulx_14b", *stages, "tiny", "vae_tiny"]
 
 
 @pytest.mark.parametrize(("argument", "buckets"), [("720x416", ((720, 416), (416, 720))), ("768x448", ((768, 448), (448, 768)))])

@@ -48,6 +48,10 @@ ARROWS = {
         "training.batch",
     },
     "data.procedural.command": {"data", "flags", "media"},
+    "data.procedural.encode": {
+        *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.networks")
+    },
+    "data.procedural.feeds": {"data", "config", "stream.color", "training.autoencoding", "training.batch", "training.listening"},
     "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},

@@ -20,12 +20,13 @@ MLP_RATIO = 4
 CUBIC = -0.75
 
 
-def cubic_matrix(in_size: int, out_size: int) -> np.ndarray:
+def cubic_matrix(in_size: int, out_size: int, step: float | None = None) -> np.ndarray:
     """Bicubic interpolation of one axis, float32 [out_size, in_size]: pixel centres, edge pixels repeated, no antialias.
 
-    The same as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, whose coordinates are float32.
+    The same as `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`, whose coordinates are float32. `step` is the
+    way from one pixel to the next, in pixels before; without it, all of them are covered.
     """
-    centre = np.float32(in_size / out_size) * (np.arange(out_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    centre = np.float32(step or in_size / out_size) * (np.arange(out_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     first = np.floor(centre)
     matrix = np.zeros((out_size, in_size), np.float32)
     for tap in (-1, 0, 1, 2):
@@ -69,12 +70,11 @@ class CLIPVision(nnx.Module):
 
     def __init__(self, config: CLIPVisionConfig, *, rngs: nnx.Rngs, dtype=jnp.float32):
         self.config = config
-        tokens = (config.image_size // config.patch_size) ** 2 + 1
         normal = nnx.initializers.normal(config.dim**-0.5)
         patch = (config.patch_size, config.patch_size, 3, config.dim)
         self.patch_embedding = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), patch, dtype))
         self.cls_embedding = nnx.Param(normal(rngs.params(), (config.dim,), dtype))
-        self.pos_embedding = nnx.Param(normal(rngs.params(), (tokens, config.dim), dtype))
+        self.pos_embedding = nnx.Param(normal(rngs.params(), (config.tokens, config.dim), dtype))
         self.pre_norm = LayerNorm(config.dim, eps=config.eps, dtype=dtype)
         self.blocks = nnx.List([Block(config, rngs=rngs, dtype=dtype) for _ in range(config.num_layers - 1)])
 

@@ -9,7 +9,7 @@ from livetalk_jax.config import ModelConfig
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.color import LabStatistics
 
-IMAGE_TOKENS = 257
+IMAGE_TOKENS = 257  # of CLIP's ViT-H/14
 
 
 class TrainBatch(NamedTuple):
@@ -25,7 +25,7 @@ class TrainBatch(NamedTuple):
         reference_latents: [B, T, H, W, 16] float32: the reference frame, from outside the clip, followed by F − 1 blank frames,
             encoded as one video.
         portrait_latent: [B, 1, H, W, 16] float32: the reference frame alone.
-        clip: [B, 257, clip_dim]: CLIP features of the reference frame.
+        clip: [B, I, clip_dim]: CLIP features of the reference frame.
         text: [B, L, text_dim]: umT5 states of the caption, zero where there is no token; L ≤ text_len, the same in every batch.
         audio: [B, P, K, F, window, layers, C]: wav2vec2 windows of each chunk (`stream.audio.windows`), the features taken from a
             context of `audio_context_seconds` that ends where the chunk ends, as in live use; P = 1.
@@ -77,7 +77,7 @@ def synthetic_batch(
         chunk_latents=normal(chunks, t, h, w, model.vae.z_dim),
         reference_latents=normal(t, h, w, model.vae.z_dim),
         portrait_latent=normal(1, h, w, model.vae.z_dim),
-        clip=normal(IMAGE_TOKENS, dit.clip_dim),
+        clip=normal(model.clip.tokens, dit.clip_dim),
         text=normal(text_tokens, dit.text_dim),
         audio=normal(1, chunks, geometry.frames, *features),
         color=LabStatistics(mean, 10.0 + np.abs(deviation)),

@@ -1,9 +1,12 @@
-"""The loop that both stages run in: batches in, checkpoints, samples and a student out."""
+"""The loop that all training runs in: batches in, checkpoints, samples and a student out."""
 
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -13,7 +16,8 @@ from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training.batch import TrainBatch, TrainData
 from livetalk_jax.training.checkpoints import Checkpoints
 from livetalk_jax.training.progress import DivergedError, Progress
-from livetalk_jax.training.stages import Frozen, Stage, State
+from livetalk_jax.training.single import SingleNetwork
+from livetalk_jax.training.stages import Stage, State
 from livetalk_jax.training.state import Placement
 from livetalk_jax.training.throughput import peak_flops
 
@@ -46,8 +50,8 @@ class Terminated:
         return self._told if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
 
-def train(stage: Stage, data: TrainData, workdir: Path) -> None:
-    """Run a stage to its last step, from its beginning or from the last checkpoint in `workdir`.
+def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
+    """Run a stage to its last step or minute, from its beginning or from the last checkpoint in `workdir`.
 
         workdir/checkpoints   to go on from
         workdir/samples       videos and contact sheets
@@ -56,11 +60,15 @@ def train(stage: Stage, data: TrainData, workdir: Path) -> None:
 
     Raises:
         DivergedError: a loss is not finite; the last good checkpoint is named.
+        ValueError: `minutes` in a run of several processes, whose clocks differ.
     """
     config = stage.config.loop
+    if config.minutes and jax.process_count() > 1:
+        raise ValueError("config.loop.minutes is for runs of one process: processes would end at different steps; give steps")
+    end = time.monotonic() + 60 * config.minutes if config.minutes else math.inf
     feed = Feed(data, stage.placement)
     beginning = data.get_state()
-    frozen = stage.frozen()
+    frozen: Any = stage.frozen()
     peak = peak_flops(jax.devices()[0], stage.config.runtime.dtype)
     with (
         Checkpoints(workdir / "checkpoints", config) as checkpoints,
@@ -71,7 +79,7 @@ def train(stage: Stage, data: TrainData, workdir: Path) -> None:
         restored = checkpoints.restore(stage.abstract_state())
         step, state, position = restored or (0, stage.start(), beginning)
         data.set_state(position)
-        while step < config.steps:
+        while step < config.steps and time.monotonic() < end:
             try:
                 state, metrics, work = stage.step(state, frozen, step, feed)
                 step += 1
@@ -90,13 +98,12 @@ def train(stage: Stage, data: TrainData, workdir: Path) -> None:
                     show(stage, state, frozen, shown, workdir / "samples" / f"step_{step:06}", progress, step)
             if ending:
                 return
-    export(stage, state, frozen, workdir / "student")
+    export(stage, state, frozen, feed, workdir / "student")
 
 
-def show(stage: Stage, state: State, frozen: Frozen, batch: TrainBatch, path: Path, progress: Progress, step: int) -> None:
+def show(stage: Stage | SingleNetwork, state: State, frozen: Any, batch: Any, path: Path, progress: Progress, step: int) -> None:
     """A video and a contact sheet of what the student makes now."""
-    chunks = min(stage.config.loop.sample_chunks, batch.audio.shape[2])
-    video = stage.sample_video(state, frozen, batch, chunks)
+    video = stage.sample_video(state, frozen, batch)
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         with media.VideoWriter(path.with_suffix(".mp4"), *video.shape[1:3], fps=stage.config.stream.fps) as writer:
@@ -106,12 +113,12 @@ def show(stage: Stage, state: State, frozen: Frozen, batch: TrainBatch, path: Pa
         progress.sample(step, sheet)
 
 
-def export(stage: Stage, state: State, frozen: Frozen, path: str | os.PathLike) -> None:
-    """Write the student beside the networks that training started from, as a checkpoint for `livetalk generate`."""
+def export(stage: Stage | SingleNetwork, state: State, frozen: Any, feed: Feed, path: str | os.PathLike) -> None:
+    """Write what was trained beside the networks that training started from, as a checkpoint for `livetalk generate`."""
     config = stage.config
-    networks = {"dit": stage.exported(state, frozen)}
+    networks = stage.exported(state, frozen, feed)
     if not config.checkpoint:  # training began from random weights, so the others are random too
-        for name in ("vae", "text", "clip", "audio"):
+        for name in sorted({"dit", "vae", "text", "clip", "audio"} - set(networks)):
             networks[name] = random_network(config.model, name, config.runtime.dtype, config.loop.seed)
     checkpoint.save(
         path, networks, {name: getattr(config.model, name) for name in networks},

@@ -102,13 +102,13 @@ class Progress:
         seconds = now - self._begun - self._paused
         means = {name: sum(values) / len(values) for name, values in self._seen.items()}
         rates = {"tokens_per_second": self._work.tokens / seconds}
-        if self._peak:
+        if self._peak and self._work.flops:
             rates["model_flop_utilisation"] = self._work.flops / seconds / self._peak
         self._write(step, [Summary.Value(tag=name, simple_value=value) for name, value in {**means, **rates}.items()])
         if self._writer is not None:
             parts = [f"{name} {value:.4g}" for name, value in means.items() if name.rpartition("/")[2] in ("loss", "grad_norm")]
             parts.append(f"{rates['tokens_per_second']:.0f} tokens/s")
-            if self._peak:
+            if "model_flop_utilisation" in rates:
                 parts.append(f"MFU {100 * rates['model_flop_utilisation']:.1f} %")
             print(f"step {step}/{self._steps}: {', '.join(parts)}", file=sys.stderr, flush=True)
         self._seen, self._work = {}, Work(0, 0.0)

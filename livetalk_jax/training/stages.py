@@ -227,8 +227,9 @@ class Stage:
         )  # fmt: skip
         return to_uint8(frames), motion
 
-    def sample_video(self, state: State, frozen: Frozen, batch: TrainBatch, chunks: int) -> np.ndarray:
+    def sample_video(self, state: State, frozen: Frozen, batch: TrainBatch) -> np.ndarray:
         """A video of the first row's portrait and speech, uint8 [F, Y, X, 3]; the same noise whenever it is called."""
+        chunks = min(self.config.loop.sample_chunks, batch.audio.shape[2])
         motion = portrait_motion(batch.portrait_latent, self.motion_latents)
         key = jax.random.key(self.config.loop.seed)
         video = []
@@ -237,9 +238,9 @@ class Stage:
             video.append(np.asarray(jax.device_put(frames[:1], self.placement.whole))[0])
         return np.concatenate(video)
 
-    def exported(self, state: State, frozen: Frozen) -> nnx.State:
-        """The student's weights for a checkpoint, in the run's dtype."""
-        return self.dit.state(jax.jit(self.weights)(state["student"].best, frozen))
+    def exported(self, state: State, frozen: Frozen, feed: Iterator[TrainBatch]) -> dict[str, nnx.State]:
+        """The student for a checkpoint, in the run's dtype."""
+        return {"dit": self.dit.state(jax.jit(self.weights)(state["student"].best, frozen))}
 
 
 class Adaptation(Stage):

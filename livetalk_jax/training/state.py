@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from livetalk_jax import checkpoint
-from livetalk_jax.config import LoRAConfig, OptimizerConfig, TrainConfig
+from livetalk_jax.config import LoRAConfig, OptimizerConfig, PartConfig, TrainConfig
 from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.mesh import BATCH, make_mesh
 from livetalk_jax.parallel.plan import Plan
@@ -78,14 +78,14 @@ class Placement:
         return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), tree, shardings)
 
 
-def placement_for(config: TrainConfig, devices: Sequence[jax.Device]) -> Placement:
+def placement_for(config: TrainConfig | PartConfig, devices: Sequence[jax.Device]) -> Placement:
     """The devices, as the configuration shares out weights and rows among them.
 
     Raises:
         ValueError: the configuration does not fit so many devices.
     """
     count = len(devices)
-    fsdp = config.execution.fsdp or count
+    fsdp = (config.execution.fsdp if isinstance(config, TrainConfig) else 1) or count
     if count % fsdp:
         raise ValueError(f"config.execution.fsdp {fsdp} does not divide the {count} devices")
     if config.data.batch % count:
@@ -134,7 +134,9 @@ def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str)
     return {name: weight.astype(dtype) for name, weight in trained.items()}
 
 
-def starting_weights(config: TrainConfig, name: str, template: Template, abstract: Mapping[str, jax.ShapeDtypeStruct]) -> Weights:
+def starting_weights(
+    config: TrainConfig | PartConfig, name: str, template: Template, abstract: Mapping[str, jax.ShapeDtypeStruct]
+) -> Weights:
     """A network ("dit", "vae") as training starts with it: of the configuration's checkpoint, or random; straight to its place.
 
     abstract: shapes, dtypes and shardings by path.

@@ -89,7 +89,7 @@ def test_a_step_as_it_is_traced():
         return jax.ShapeDtypeStruct(sizes, jnp.float32)
 
     network = nnx.eval_shape(lambda: DiT(dit, rngs=nnx.Rngs(0)))
-    context = jax.eval_shape(lambda net, *inputs: net.context(*inputs), network, shape(1, 32, 64), shape(1, 257, 64))
+    context = jax.eval_shape(lambda net, *inputs: net.context(*inputs), network, shape(1, 64, 32), shape(1, 257, 64))
     windows = shape(1, 1, 33, 5, dit.audio_blocks, dit.audio_channels)
     audio = jax.eval_shape(lambda net, windows: net.audio(windows), network, windows)
     rope = tuple(jnp.asarray(table) for table in rotary_3d(geometry.token_grid, dit.head_dim))

@@ -231,7 +231,7 @@ def test_files_that_cannot_be_read_are_one_line(soulx, tmp_path, capsys):
     assert run("import", "--from", folder / "soulx", "--to", tmp_path / "ours", "--config", "none") == 2
     assert "there is no configuration 'none'" in capsys.readouterr().err
     assert run("import", "--from", folder / "soulx", "--to", tmp_path / "ours", "--config", "soulx_14b") == 2
-    assert "another configuration: dit.num_heads (4 in config.json, 40 in --config)" in capsys.readouterr().err
+    assert "another configuration: dit.num_heads (6 in config.json, 40 in --config)" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists() and not (tmp_path / "back").exists()
 
 
@@ -314,7 +314,7 @@ def test_diffusers_layout(tmp_path):
     transformers.CLIPVisionModel(
         transformers.CLIPVisionConfig(
             hidden_size=clip.dim, intermediate_size=4 * clip.dim, num_hidden_layers=clip.num_layers,
-            num_attention_heads=clip.num_heads, image_size=224, patch_size=14,
+            num_attention_heads=clip.num_heads, image_size=clip.image_size, patch_size=clip.patch_size,
         )
     ).save_pretrained(folder / "image_encoder")  # fmt: skip
     (folder / "tokenizer").mkdir()

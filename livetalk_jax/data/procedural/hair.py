@@ -290,7 +290,8 @@ def _cap(brush: _Brush) -> None:
         for place in rng.uniform(0.12, 0.88, 340):
             root, tip = front[int(place * len(front))], back[int((place + rng.normal(0, 0.03)) * len(back))]
             begin, length = rng.uniform(-0.1, 0.8), rng.uniform(0.25, 0.5)
-            along = np.linspace(*np.clip([begin, begin + length], 0, 1.02).tolist(), 6)[:, None]
+            first, last = np.clip([begin, begin + length], 0, 1.02)
+            along = np.linspace(first, last, 6)[:, None]
             pieces.append(root + (tip - root) * along + bend * np.sin(np.pi * along))
     else:
         pieces = brush.between(line, outer[::-1], 420)

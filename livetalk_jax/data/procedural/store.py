@@ -68,6 +68,10 @@ def write_clips(root: Path, clips: ProceduralClips, workers: int) -> Iterator[in
 class StoredClips:
     """What `write_clips` wrote, in random access: (Media, Truth) of a clip, as `ProceduralClips` gives them.
 
+    Attributes:
+        made: how (clips.json).
+        frames, reference, speech, truth: all clips, in files.
+
     Raises:
         FileNotFoundError: the folder holds no clips, or is not finished.
     """
@@ -77,12 +81,14 @@ class StoredClips:
         if not (path / "clips.json").is_file():
             raise FileNotFoundError(f"{root} holds no finished clips (clips.json is missing)")
         self.made = json.loads((path / "clips.json").read_text())
-        self._media = [np.load(path / f"{name}.npy", mmap_mode="r") for name in ("frames", "reference", "speech")]
-        self._truth = {name: np.load(path / "truth" / f"{name}.npy", mmap_mode="r") for name in (*NUMBERS, *FLAGS)}
+        self.frames, self.reference, self.speech = (
+            np.load(path / f"{name}.npy", mmap_mode="r") for name in ("frames", "reference", "speech")
+        )
+        self.truth = {name: np.load(path / "truth" / f"{name}.npy", mmap_mode="r") for name in (*NUMBERS, *FLAGS)}
 
     def __len__(self) -> int:
-        return len(self._media[0])
+        return len(self.frames)
 
     def __getitem__(self, number: int) -> tuple[Media, Truth]:
-        frames, reference, speech = (np.array(part[number]) for part in self._media)
-        return Media(frames, reference, speech.astype(np.float32)), {name: np.array(v[number]) for name, v in self._truth.items()}
+        frames, reference, speech = (np.array(part[number]) for part in (self.frames, self.reference, self.speech))
+        return Media(frames, reference, speech.astype(np.float32)), {name: np.array(v[number]) for name, v in self.truth.items()}

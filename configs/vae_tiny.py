@@ -1,0 +1,23 @@
+"""The VAE of `tiny`, from random weights, on drawn persons.
+
+--config.data.path=DIR,DIR   of `livetalk data procedural --chunks`
+"""
+
+from ml_collections import ConfigDict
+
+from livetalk_jax.configs import stage1_tiny
+
+
+def get_config() -> ConfigDict:
+    config = stage1_tiny.get_config()
+    for name in ("sampler", "execution", "lora", "flow_matching", "student"):
+        del config[name]
+    config.stage = "autoencoder"
+    config.data.batch = 16
+    config.loop.update(steps=12_000, save_every=2000, sample_every=2000)
+    config.optimizer = dict(
+        learning_rate=1e-3, warmup_steps=200, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
+        ema_decay=0.998,
+    )  # fmt: skip
+    config.autoencoding = dict(frames=17, mouth_weight=4.0, edge_weight=1.0, kl_weight=3e-4)
+    return config

@@ -1,0 +1,95 @@
+"""Training of one network alone, in the loop of the stages: the VAE and the speech encoder, where none is published."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from livetalk_jax.config import PartConfig
+from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
+from livetalk_jax.training.stages import Metrics, State, When, Work
+from livetalk_jax.training.state import Learner, Placement, Template, Weights, learn, new_learner, starting_weights
+
+Loss = Callable[[Weights], tuple[jax.Array, Metrics]]
+
+
+class SingleNetwork:
+    """A network, its optimiser, and a loss that a subclass has.
+
+    Args:
+        config: of the run.
+        where: arrays lie.
+        name: of the network among `ModelConfig`'s.
+    """
+
+    watched = "loss"
+
+    def __init__(self, config: PartConfig, where: Placement, name: str):
+        self.config, self.placement, self.name = config, where, name
+        self.template = Template(lambda: random_network(config.model, name, network_dtype(name, config.runtime.dtype), 0))
+        device = where.mesh.devices.flat[0]
+        self.options = GPU_OPTIONS if device.platform == "gpu" else {}
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state()[name])
+        self._update = jax.jit(self.update, donate_argnums=0, out_shardings=(shardings, None), compiler_options=self.options)
+
+    def loss(self, weights: Weights, batch: Any, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """Of float32 weights, with what is worth watching."""
+        raise NotImplementedError
+
+    def frames_of(self, batch: Any) -> int:
+        """How many frames a batch has, for the rate that is told."""
+        raise NotImplementedError
+
+    def sample_video(self, state: State, frozen: Any, batch: Any) -> np.ndarray:
+        """What the network makes of a batch, as a video: uint8 [F, Y, X, 3]."""
+        raise NotImplementedError
+
+    def exported(self, state: State, frozen: Any, feed: Iterator[Any]) -> dict[str, nnx.State]:
+        """The network for a checkpoint."""
+        return {self.name: self.template.state(state[self.name].best)}
+
+    def additional(self) -> Weights:
+        """Weights that only the loss has."""
+        return {}
+
+    def start(self) -> State:
+        """The learner at the beginning of training."""
+        abstract = self.placement.place(self.template.abstract(jnp.float32))
+        weights = starting_weights(self.config, self.name, self.template, abstract) | self.additional()
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state())
+        return jax.jit(self._new_learners, out_shardings=shardings)(weights)
+
+    def abstract_state(self) -> State:
+        """Shapes, dtypes and shardings of `start`."""
+        shapes = self.template.abstract(jnp.float32) | jax.eval_shape(self.additional)
+        return self.placement.place(jax.eval_shape(self._new_learners, shapes))
+
+    def _new_learners(self, weights: Weights) -> State:
+        return {self.name: new_learner(jax.tree.map(jnp.copy, weights), self.config.optimizer)}
+
+    def frozen(self) -> Any:
+        """What training does not change: nothing."""
+        return None
+
+    def build(self, weights: Weights, dtype: Any) -> Any:
+        """The network with these weights, cast to the dtype to compute in."""
+        return self.template.build({name: weights[name].astype(dtype) for name in self.template.shapes})
+
+    def update(self, learner: Learner, batch: Any, when: When) -> tuple[Learner, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.loop.seed), when.step), when.batch)
+        (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
+        return learn(learner, gradients, self.config.optimizer), metrics
+
+    def step(self, state: State, frozen: Any, step: int, feed: Iterator[Any]) -> tuple[State, Metrics, Work]:
+        learner, frames, every = state[self.name], 0, []
+        for part in range(self.config.optimizer.accumulate):
+            batch = next(feed)
+            learner, metrics = self._update(learner, batch, When(np.uint32(step), np.uint32(part)))
+            every.append(metrics)
+            frames += self.frames_of(batch)
+        return {self.name: learner}, jax.tree.map(lambda *x: sum(x) / len(x), *every), Work(frames, 0.0)

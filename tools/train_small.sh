@@ -1,0 +1,77 @@
+#!/bin/sh
+# Train the model that is shipped: everything from nothing, on one GPU in about half an hour, by parts that can be done apart.
+#
+#     sh tools/train_small.sh out/small                       all parts
+#     sh tools/train_small.sh out/small draw vae audio        some of them, in this order
+#
+# Parts: draw, vae, audio, encode, stage1, stage2, check, pack. A part that is done is passed over; one that was cut off goes on from
+# its last checkpoint. `draw` works in the background: `vae` waits for the first two folders of clips, what follows for all of them.
+# Settings, by environment: PARTS folders of CLIPS clips each; WORKERS processes that draw; minutes of training VAE_MINUTES,
+# AUDIO_MINUTES, STAGE1_MINUTES, STAGE2_MINUTES; FLAGS for every training, such as --config.runtime.dtype=float32 on a CPU.
+set -eu
+W=${1:?give a folder}; shift
+WORDS=${*:-draw vae audio encode stage1 stage2 check pack}
+: "${PARTS:=8}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
+: "${VAE_MINUTES:=5.5}" "${AUDIO_MINUTES:=1.5}" "${STAGE1_MINUTES:=8.5}" "${STAGE2_MINUTES:=7}"
+mkdir -p "$W/clips" "$W/features"
+last=$((PARTS - 1))
+livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }
+
+draw() {
+    for part in $(seq 0 $last); do
+        [ -f "$W/clips/$part/clips.json" ] ||
+            livetalk data procedural --out "$W/clips/$part" --clips "$CLIPS" --chunks 5 --seed "$part" --workers "$WORKERS" 2> "$W/draw.log"
+    done
+}
+
+# Folders of clips or features, 0 to $2, separated by commas, when all are there.
+folders() {
+    list=
+    for part in $(seq 0 "$2"); do
+        while [ ! -f "$W/clips/$part/clips.json" ]; do
+            [ -z "${drawing:-}" ] || kill -0 "$drawing" || { cat "$W/draw.log" >&2; exit 1; }
+            sleep 1
+        done
+        list=$list${list:+,}$W/$1/$part
+    done
+    echo "$list"
+}
+
+# train NAME CONFIG MINUTES DATA [CHECKPOINT]
+train() {
+    [ ! -f "$W/$1/student/livetalk.json" ] || { echo "$1 is done"; return 0; }
+    begun=$(date +%s)
+    # shellcheck disable=SC2086
+    "$PYTHON" train.py --config "$2" --workdir "$W/$1" --config.loop.minutes="$3" --config.data.path="$4" ${5:+--config.checkpoint=$5} $FLAGS
+    note "$1" "$begun"
+}
+
+note() {
+    echo "$1 $(($(date +%s) - $2)) $(nvidia-smi --query-gpu=name --format=csv,noheader 2> /dev/null || uname -m)" >> "$W/times.txt"
+}
+
+check() { "$PYTHON" tools/check_small_model.py --out "$W/results.json" "$@"; }
+
+for word in $WORDS; do
+    case $word in
+        draw) draw & drawing=$! ;;
+        vae) paths=$(folders clips $((PARTS > 1 ? 1 : 0))); train vae vae_tiny "$VAE_MINUTES" "$paths" ;;
+        audio) paths=$(folders clips $last); train audio audio_tiny "$AUDIO_MINUTES" "$paths" "$W/vae/student" ;;
+        encode)
+            paths=$(folders clips $last)
+            begun=$(date +%s)
+            # shellcheck disable=SC2086
+            livetalk data encode --config stage1_tiny --checkpoint "$W/audio/student" --clips "$paths" --out "$W/features" $FLAGS
+            note encode "$begun" ;;
+        stage1) train stage1 stage1_tiny "$STAGE1_MINUTES" "$(folders features $last)" "$W/audio/student" ;;
+        stage2) train stage2 stage2_tiny "$STAGE2_MINUTES" "$(folders features $last)" "$W/stage1/student" ;;
+        check)
+            check --what vae,audio --checkpoint "$W/audio/student"
+            check --what talk --name student_4 --checkpoint "$W/stage2/student"
+            check --what talk --name student_2 --checkpoint "$W/stage2/student" --config.sampler.steps=2
+            check --what talk --name teacher --config stage1_tiny --checkpoint "$W/stage1/student" ;;
+        pack) "$PYTHON" tools/pack_small_model.py --from "$W" ;;
+        *) echo "there is no part $word" >&2; exit 2 ;;
+    esac
+done
+wait
