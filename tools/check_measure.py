@@ -7,7 +7,6 @@ Prints a table; docs/procedural.md holds one. Needs espeak-ng.
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -58,10 +57,12 @@ def row(clips: list[tuple[Recording, measure.FaceMeasure]], frames: list[np.ndar
     )
 
 
-def apart(clips: list[np.ndarray], distance: Callable[[np.ndarray, np.ndarray], float]) -> str:
-    halves = [distance(one[: len(one) // 2], one[len(one) // 2 :]) for one in clips]
-    pairs = [distance(a, b) for k, a in enumerate(clips) for b in clips[:k]]
+def table_row(halves: list[float], pairs: list[float]) -> str:
     return f"{np.mean(halves):.3f} ({max(halves):.3f}) | {np.mean(pairs):.2f} ({min(pairs):.2f})"
+
+
+def halves(clip: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return clip[: len(clip) // 2], clip[len(clip) // 2 :]
 
 
 def main() -> None:
@@ -91,8 +92,12 @@ def main() -> None:
 
     print("\n| | halves of one clip, mean (most) | two clips, mean (least) |\n|---|---|---|")
     looks = [meter(pictures).looks for meter, pictures in zip(meters, frames, strict=True)]
-    print(f"| identity | {apart(looks, measure.identity_distance)} |")
-    print(f"| background | {apart(frames, measure.background_distance)} |")
+    within = [meter.identity_distance(*halves(clip)) for meter, clip in zip(meters, looks, strict=True)]
+    between = [m.identity_distance(m(a).looks, m(b).looks) for m, a, b in zip(meters, frames, frames[1:] + frames[:1], strict=True)]
+    print(f"| identity | {table_row(within, between)} |")
+    walls = [measure.background_distance(*halves(clip)) for clip in frames]
+    others = [measure.background_distance(a, b) for k, a in enumerate(frames) for b in frames[:k]]
+    print(f"| background | {table_row(walls, others)} |")
 
 
 if __name__ == "__main__":

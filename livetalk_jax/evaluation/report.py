@@ -28,6 +28,7 @@ Writes DIR/report.html and DIR/report.json: the runs beside each other, the firs
 """
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0", "neither": ""}
+WIDEST = 9  # columns of a table
 SHOWN = 8  # samples with players
 EMBEDDED = 24 * 2**20  # bytes of videos inside the page; what is more lies beside it
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4"}
@@ -120,19 +121,18 @@ def _cell(row: Row, column: Column, best: float | None) -> str:
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
-    """One table a group of metrics, so that none is wider than a page."""
-    groups: list[list[tuple[str, Column]]] = [[]]
-    for metric, kept in _shown_columns(rows):
-        if groups[-1] and len(groups[-1]) + len(kept) > 9:
-            groups.append([])
-        groups[-1] += [(metric, column) for column in kept]
+    """Several tables, so that none is wider than a page."""
+    groups: list[list[Column]] = [[]]
+    for _, kept in _shown_columns(rows):
+        for part in np.array_split(np.arange(len(kept)), -(-len(kept) // WIDEST)):
+            if groups[-1] and len(groups[-1]) + len(part) > WIDEST:
+                groups.append([])
+            groups[-1] += [kept[k] for k in part]
     for number, group in enumerate(groups):
-        heads = "".join(
-            f'<th title="{escape(column.says)}">{escape(column.name)} {ARROWS[column.better]}</th>' for _, column in group
-        )
+        heads = "".join(f'<th title="{escape(column.says)}">{escape(column.name)} {ARROWS[column.better]}</th>' for column in group)
         lines = []
         for row, color in zip(rows, COLORS * len(rows), strict=False):
-            cells = "".join(_cell(row, column, _best(rows, column)) for _, column in group)
+            cells = "".join(_cell(row, column, _best(rows, column)) for column in group)
             fps = row.about.get("fps")
             speed = f"<td>{_digits(fps)}</td>" if fps else '<td class="none">–</td>'
             lines.append(

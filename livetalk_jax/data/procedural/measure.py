@@ -29,6 +29,7 @@ BATCH = 64  # frames at a time
 
 DRAWN = 500  # mouths that the regression is fitted to
 KEPT = 80  # principal components of the mouth's crop
+PLAYED = 60  # principal components of what a face does, which are not who it is
 RIDGE = 3e-3
 
 # Blur in pixels and steps: first roughly, as heads move by up to eight pixels.
@@ -43,7 +44,7 @@ class Faces(NamedTuple):
         openness, width: as in `dataset.Truth`, in face units.
         x, y: where the middle of the closed mouth's line is, in pixels of the frame.
         unit: pixels of a face unit.
-        looks: [F, D] the face but for eyes and mouth, coarsely, as if seen from the front and under one light: `identity_distance`.
+        looks: [F, D] the face but for eyes and mouth, for `FaceMeasure.identity_distance`.
     """
 
     openness: np.ndarray
@@ -212,8 +213,20 @@ def _spoilt(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     return picture
 
 
+@functools.cache
+def other_looks() -> np.ndarray:
+    """Looks [16, D] of persons of the test split at rest, in one scene."""
+    scene, looks = make_scene(0), []
+    for number in [number for number in range(200) if split_of(f"person/{number}") == "test"][:16]:
+        puppet = Puppet(make_identity(number), scene, SIDE, SIDE)
+        portrait = puppet.frame(REST, Pose())
+        face = _Tracker(puppet, portrait).points.sample(portrait[None], STILL)
+        looks.append(_Looks(puppet)(portrait[None], STILL, face)[0])
+    return np.stack(looks)
+
+
 class FaceMeasure:
-    """Measures one person in one scene; making it takes about 4 s of one core, measuring about 300 frames a second.
+    """Measures one person in one scene; making it takes about 5 s of one core, measuring about 300 frames a second.
 
     The same person and scene give the same numbers.
     """
@@ -231,7 +244,8 @@ class FaceMeasure:
         mouths = [Mouth(*map(float, parts)) for parts in _babble(rng, DRAWN)]
         poses = motion.make_poses(rng, DRAWN, 3)  # few frames a second: poses of every kind
         drawn = [_spoilt(rng, puppet.frame(mouth, motion.pose_of(pose))) for mouth, pose in zip(mouths, poses, strict=True)]
-        crops = np.concatenate([self._crops(pictures)[0] for pictures in _batches(np.stack(drawn))])
+        seen = [(pictures, *self._crops(pictures)) for pictures in _batches(np.stack(drawn))]
+        crops = np.concatenate([part for _, part, _, _ in seen])
         targets = np.array([(mouth_gap(who, mouth), mouth_span(who, mouth)) for mouth in mouths])
         self._mean, self._usual = crops.mean(0), targets.mean(0)
         _, sizes, axes = np.linalg.svd(crops - self._mean, full_matrices=False)
@@ -240,6 +254,21 @@ class FaceMeasure:
         apart = _squared_distances(self._known, self._known)
         self._reach = 4 * np.median(apart)
         self._numbers = np.linalg.solve(np.exp(-apart / self._reach) + RIDGE * np.eye(DRAWN), targets - self._usual)
+
+        looks = np.concatenate([self._looks(pictures, moved, face) for pictures, _, moved, face in seen])
+        self._played = np.linalg.svd(looks - looks.mean(0), full_matrices=False)[2][:PLAYED].T
+        self._two_persons = float(np.linalg.norm(self._still(other_looks() - looks.mean(0)), axis=1).mean())
+
+    def _still(self, looks: np.ndarray) -> np.ndarray:
+        """Looks [N, D] without what the person's face does."""
+        return looks - looks @ self._played @ self._played.T
+
+    def identity_distance(self, a: np.ndarray, b: np.ndarray) -> float:
+        """How far apart two stretches of video look, between the means of `Faces.looks` over each, [F, D].
+
+        1 is the mean distance of other persons of the test split; what the face does and how it is lit counts little.
+        """
+        return float(np.linalg.norm(a.mean(0) - b.mean(0)) / self._two_persons)
 
     def _crops(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mouths, upright and under one light [F, D]; how the head moved [F, 6]; colours of the face [F, points, 3]."""
@@ -264,7 +293,14 @@ class FaceMeasure:
         openness, width = (np.exp(-apart / self._reach) @ self._numbers + self._usual).T
         x, y = (at[:, 0] + 0.5 for at in self._middle.seen(moved))
         unit = self._unit * np.exp(moved[:, 5])
-        found = (np.maximum(openness, 0), width, left + x * size, top + y * size, unit * size, self._looks(pictures, moved, face))
+        found = (
+            np.maximum(openness, 0),
+            width,
+            left + x * size,
+            top + y * size,
+            unit * size,
+            self._still(self._looks(pictures, moved, face)),
+        )
         return Faces(*(values.astype(np.float32) for values in found))
 
 
@@ -278,27 +314,6 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 # Comparisons
-
-
-@functools.cache
-def two_persons() -> float:
-    """The mean distance of `Faces.looks` of two persons at rest: sixteen of the test split in one scene."""
-    scene, looks = make_scene(0), []
-    for number in [number for number in range(200) if split_of(f"person/{number}") == "test"][:16]:
-        puppet = Puppet(make_identity(number), scene, SIDE, SIDE)
-        portrait = puppet.frame(REST, Pose())
-        face = _Tracker(puppet, portrait).points.sample(portrait[None], STILL)
-        looks.append(_Looks(puppet)(portrait[None], STILL, face)[0])
-    pairs = [np.linalg.norm(a - b) for k, a in enumerate(looks) for b in looks[:k]]
-    return float(np.mean(pairs))
-
-
-def identity_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """How far apart two persons look, between the means of `Faces.looks` over some frames each, [F, D].
-
-    About 1 for two persons drawn at random; what the face does and how it is lit counts little.
-    """
-    return float(np.linalg.norm(a.mean(0) - b.mean(0)) / two_persons())
 
 
 def background_mask(height: int, width: int) -> np.ndarray:

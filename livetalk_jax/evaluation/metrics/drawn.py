@@ -70,13 +70,13 @@ class Meter:
 
         looks, walls = np.array(self._looks), np.array(self._walls, np.float32)
         (first, last), (wall, later) = ends(looks), ends(walls)
-        numbers["Identity drift"] = 100 * measure.identity_distance(first, last)
+        numbers["Identity drift"] = 100 * self._measure.identity_distance(first, last)
         numbers["Background drift"] = 100 * float(np.abs(later.mean(0) - wall.mean(0)).mean()) / measure.two_walls()
         rest = self._measure(self.clip.portrait[None]).looks
-        numbers["Identity"] = 100 * measure.identity_distance(rest, looks)
+        numbers["Identity"] = 100 * self._measure.identity_distance(rest, looks)
         seconds = np.arange(len(looks)) + 0.5
         curves = {
-            "Identity": Curve(seconds, np.array([100 * measure.identity_distance(rest, look[None]) for look in looks])),
+            "Identity": Curve(seconds, np.array([100 * self._measure.identity_distance(rest, look[None]) for look in looks])),
             "Background": Curve(seconds, 100 * np.abs(walls - wall.mean(0)).mean(1) / measure.two_walls()),
         }
         step = round(STRETCH * self.clip.fps)
