@@ -69,7 +69,7 @@ def sizes_for(config: RunConfig, wanted: str | None) -> list[tuple[int, int]]:
 def load(config: RunConfig, folder: str | None, tokenizer: str, sizes: list[tuple[int, int]]) -> Avatar:
     """The model, not yet compiled."""
     tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
-    networks = networks_for(config, folder, layout(config, sizes[0]).whole)
+    networks = networks_for(config, folder, layout(config, sizes[0]))
     return Avatar({size: Pipeline(networks, config, size, tokenize) for size in sizes})
 
 

@@ -11,7 +11,6 @@ import logging
 import sys
 from pathlib import Path
 
-import jax
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
@@ -19,6 +18,7 @@ from livetalk_jax.config import AdaptationConfig, AutoencoderConfig, PartConfig,
 from livetalk_jax.data.pipeline import CachedData
 from livetalk_jax.data.procedural import feeds
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.autoencoding import Autoencoding
@@ -36,13 +36,13 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("workdir", None, "Folder of the run; from checkpoints in it, it goes on.", flag_values=values)
 
 
-def open_data(config: TrainConfig | PartConfig) -> TrainData:
+def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
     data, stream = config.data, config.stream
-    rows = data.batch // jax.process_count()
+    readers = where.readers
     if data.source != "synthetic" and not data.path:
         writer = "livetalk data prepare" if data.source == "cache" else "livetalk data encode (for the VAE and speech: procedural)"
         raise flags.UsageError(f"config.data.path is missing: the folder that `{writer}` wrote")
-    order = {"batch": rows, "seed": config.loop.seed, "process": jax.process_index()}
+    order = {"batch": data.batch // readers.count, "seed": config.loop.seed, "process": readers.index}
     if isinstance(config, PartConfig):
         if data.source != "drawn":
             raise flags.UsageError(f"config.data.source {data.source!r} has no pictures and speech; only 'drawn' has")
@@ -50,7 +50,7 @@ def open_data(config: TrainConfig | PartConfig) -> TrainData:
             return feeds.videos(data.path, frames=config.autoencoding.frames, **order)
         return feeds.speech(data.path, stream, **order)
     if data.source == "cache":
-        return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=jax.process_count(), **order)
+        return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=readers.count, **order)
     if data.source == "drawn":
         return feeds.features(data.path, config.model, stream, chunks=data.chunks, **order)
     sizes = [Geometry(*size, stream.frames, stream.motion_frames) for size in stream.buckets]
@@ -72,7 +72,9 @@ def main(argv: list[str]) -> None:
     if not values.workdir:
         raise flags.UsageError(f"--workdir is missing; {USAGE}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    where, data = placement_for(config, jax.devices()), open_data(config)
+    logging.getLogger("livetalk_jax").setLevel(logging.INFO)
+    where = placement_for(config, choose_devices(0))
+    data = open_data(config, where)
     train(open_stage(config, where, data), data, Path(values.workdir))
 
 

@@ -42,5 +42,5 @@ def get_config(size: str = "720x416") -> ConfigDict:
         negative_prompt="",
     )
     config.runtime = dict(dtype="bfloat16", attention="auto", linear="native")
-    config.parallel = dict(devices=0, sequence="auto", grid="auto", data=1, fsdp=1, head_groups=1, vae_split="halo")
+    config.parallel = dict(devices=0, sequence="auto", grid="auto", weights="whole", head_groups=1, vae_split="halo")
     return config

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
         method="euler", steps=40, text_guidance=5.0, audio_guidance=4.0, negative_prompt=infinitetalk_14b.NEGATIVE_PROMPT
     )
     config.data = dict(source="cache", path="", batch=32, chunks=1)
-    config.execution = dict(fsdp=0, scan=True, remat="full")
+    config.execution = dict(fsdp=0, sequence="1x1", grid="auto", scan=True, remat="full")
     config.lora = dict(rank=0, alpha=16.0, pattern=r"blocks\..*kernel$")
     config.loop = dict(
         steps=1000, minutes=0.0, seed=0, log_every=1, save_every=100, keep_last=2, keep_best=1, sample_every=250, sample_chunks=1

@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
         negative_prompt="",
     )
     config.runtime = dict(dtype="float32", attention="auto", linear="native")
-    config.parallel = dict(devices=1, sequence="auto", grid="auto", data=1, fsdp=1, head_groups=1, vae_split="halo")
+    config.parallel = dict(devices=1, sequence="auto", grid="auto", weights="whole", head_groups=1, vae_split="halo")
     return config

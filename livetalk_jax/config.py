@@ -263,15 +263,14 @@ class ParallelConfig:
     """How one model is spread over devices; see `parallel.plan`.
 
     `devices`: how many are used, 0 for all that there are. `sequence` (Ulysses × ring) and `grid` (rows × columns of every frame) are
-    "auto" or such as "4x2". `data`: copies of the model; `fsdp`: devices that share one copy's weights. `head_groups`: pieces in
-    which heads are exchanged. `vae_split`: exact "halo" or the published "overlap".
+    "auto" or such as "4x2". `weights`: "whole" on every device, or "cut", a part on each and gathered block by block, for those that
+    do not fit one. `head_groups`: pieces in which heads are exchanged. `vae_split`: exact "halo" or the published "overlap".
     """
 
     devices: int = 1
     sequence: str = "auto"
     grid: str = "auto"
-    data: int = 1
-    fsdp: int = 1
+    weights: Literal["whole", "cut"] = "whole"
     head_groups: int = 1
     vae_split: Literal["halo", "overlap"] = "halo"
 
@@ -394,11 +393,14 @@ class LoRAConfig:
 class ExecutionConfig:
     """How training is spread and computed.
 
-    `fsdp`: devices that share out one copy of the weights, 0 for all; what is left over are further copies, each with rows of its
-    own. `scan`, `remat`: of the transformer's blocks, see `nn.stack.Execution`.
+    `sequence` (Ulysses × ring) and `grid` (rows × columns of every frame) are the devices of one video, as in `ParallelConfig`;
+    "1x1" is one device a video. `fsdp`: how many such groups share out one copy of the weights, 0 for all; what is left over are
+    further copies. Each group has rows of its own. `scan`, `remat`: of the transformer's blocks, see `nn.stack.Execution`.
     """
 
     fsdp: int
+    sequence: str
+    grid: str
     scan: bool
     remat: Literal["none", "full", "save_dots"]
 

@@ -10,12 +10,12 @@ import time
 import jax
 import numpy as np
 from absl import flags as absl_flags
-from jax.sharding import Sharding
 from tqdm import tqdm
 
 from livetalk_jax import checkpoint, flags, media
 from livetalk_jax.config import RunConfig
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
@@ -48,14 +48,14 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
-def networks_for(config: RunConfig, folder: str | os.PathLike | None, sharding: Sharding) -> Networks:
+def networks_for(config: RunConfig, folder: str | os.PathLike | None, where: Layout) -> Networks:
     """The checkpoint's networks, or those that are shipped for this configuration, or untrained ones, which is said in one line."""
     names = [field.name for field in dataclasses.fields(config.model) if field.name != "tokenizer"]
     folder = folder or checkpoint.shipped({name: getattr(config.model, name) for name in names})
     if folder is not None:
-        return load_networks(config.model, config.runtime.dtype, folder, sharding)
+        return load_networks(config.model, config.runtime.dtype, folder, where)
     print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)
-    return random_networks(config.model, config.runtime.dtype, seed=0, sharding=sharding)
+    return random_networks(config.model, config.runtime.dtype, seed=0, where=where)
 
 
 def main(argv: list[str]) -> None:
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
 
     def begin() -> Session:
         tokenize = load_tokenizer(tokenizer, config.model.dit.text_len)
-        pipeline = Pipeline(networks_for(config, values.checkpoint, where.whole), config, size, tokenize)
+        pipeline = Pipeline(networks_for(config, values.checkpoint, where), config, size, tokenize)
         session = pipeline.start(portrait, prompt=values.prompt, masks=masks, seed=values.seed)
         pipeline.warm_up(session)
         return session

@@ -31,7 +31,7 @@ ARROWS = {
     "nn": {"kernels", "shapes", "parallel.seams"},
     "models": {"nn", "config", "shapes", "parallel.seams"},
     "stream": STREAM,
-    "stream.session": {*STREAM, "kernels", "nn.quantization"},  # chooses the attention kernel and the weights, once
+    "stream.session": {*STREAM, "kernels", "nn.quantization", "nn.stack"},  # chooses the attention kernel and where weights are
     "stream.chunk": {*STREAM, "nn.stack"},  # training chooses how blocks run
     "stream.conditioning": {*STREAM, "nn.rotary"},  # its tables are a session's data
     # Never stream's host loop.

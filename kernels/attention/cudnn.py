@@ -18,6 +18,31 @@ def _refuse(_, cotangent):
 _forward_only.defvjp(lambda lse: (lse, None), _refuse)
 
 
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
+
+
+def _attend_even(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    queries, keys = q.shape[1], k.shape[1]
+    if keys % 2 and lengths is None:
+        lengths = jnp.full((q.shape[0],), keys, jnp.int32)
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    return _attend(q, k, v, lengths)[:, :queries]
+
+
+@jax.custom_vjp
+def _attend_odd(q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """JAX differentiates even lengths only: padding where gradients are taken, and no padding where they are not."""
+    return _attend(q, k, v, lengths)
+
+
+def _forward(q, k, v, lengths):
+    return jax.vjp(lambda q, k, v: _attend_even(q, k, v, lengths), q, k, v)
+
+
+_attend_odd.defvjp(_forward, lambda pull, gradient: (*pull(gradient), None))
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array | int | None = None, return_lse: bool = False):
     """`reference.attention` by cuDNN.
 
@@ -33,7 +58,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
         raise NotImplementedError(f"cuDNN attention takes heads of a multiple of 8 up to 256, not {q.shape[-1]}")
     lengths = None if key_length is None else jnp.full((q.shape[0],), key_length, jnp.int32)
     if not return_lse:
-        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")
+        odd = q.shape[1] % 2 or k.shape[1] % 2
+        return (_attend_odd if odd else _attend)(q, k, v, lengths)
     scale = q.shape[-1] ** -0.5
     if lengths is None:
         out, lse = dot_product_attention(q, k, v, scale=scale, return_residual=True)

@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
         config = config.with_devices(values.devices)
     size = config.stream.buckets[0]
     where = layout(config, size)
-    networks = random_networks(config.model, config.runtime.dtype, seed=0, sharding=where.whole)
+    networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where)
     pipeline = Pipeline(networks, config, size, load_tokenizer(config.model.tokenizer, config.model.dit.text_len))
     seconds = measure(pipeline, values.repeats)
 

@@ -86,7 +86,7 @@ class Generated:
             tokenizer = config.model.tokenizer
             if self.folder is not None:
                 tokenizer = checkpoint.read_manifest(self.folder).tokenizer or tokenizer
-            networks = networks_for(config, self.folder, where.whole)
+            networks = networks_for(config, self.folder, where)
             self._pipelines[size] = Pipeline(networks, config, size, load_tokenizer(tokenizer, config.model.dit.text_len))
         return self._pipelines[size]
 

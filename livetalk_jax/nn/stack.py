@@ -1,4 +1,8 @@
-"""Runs a stack of equal blocks: the only place that knows of loop or scan, and of rematerialisation."""
+"""Runs a stack of equal blocks: the only place that knows of loop or scan, of rematerialisation, and of weights in parts.
+
+A block's weights of which a device holds a part (`seams.Part`) are gathered where the block runs, and again in the backward pass:
+no device ever needs room for more than a few blocks. What lies around the stacks is gathered once, by `gather_around`.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,7 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from livetalk_jax.parallel.seams import Part, gather_weights
+
+
+def _all_but_gathered(primitive, *_, **__) -> bool:
+    return primitive is not jax.lax.all_gather_p
+
+
 _POLICIES = {
+    "none": _all_but_gathered,
     "full": jax.checkpoint_policies.nothing_saveable,
     "save_dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -30,6 +42,18 @@ class Execution:
 LOOP = Execution()
 
 
+def _step(fn: Callable[..., Any], graph: nnx.GraphDef, state: nnx.State, execution: Execution) -> Callable[..., Any]:
+    """(state, *args) -> fn(block, *args), for all blocks like the one that `graph` and `state` are of."""
+
+    def step(state, *args):
+        return fn(nnx.merge(graph, gather_weights(state)), *args)
+
+    in_parts = any(isinstance(x, Part) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Part)))
+    if execution.remat == "none" and not in_parts:
+        return step
+    return jax.checkpoint(step, policy=_POLICIES[execution.remat])
+
+
 class BlockStack(nnx.Module):
     """`num_layers` blocks built by `make_block(rngs)`, kept as one set of arrays a layer."""
 
@@ -38,7 +62,8 @@ class BlockStack(nnx.Module):
 
     def map(self, fn: Callable[[Any], Any]) -> list:
         """fn(block) for every block, in order."""
-        return [fn(block) for block in self.layers]
+        splits = [nnx.split(block) for block in self.layers]
+        return [_step(fn, graph, state, LOOP)(state) for graph, state in splits]
 
     def __call__(
         self, fn: Callable[[Any, jax.Array, Any], jax.Array], x: jax.Array, per_layer: Sequence[Any], execution: Execution = LOOP
@@ -47,13 +72,7 @@ class BlockStack(nnx.Module):
         if len(per_layer) != len(self.layers):
             raise ValueError(f"{len(self.layers)} blocks need as many per-layer inputs, not {len(per_layer)}")
         splits = [nnx.split(block) for block in self.layers]
-        graph = splits[0][0]
-
-        def step(state, x, extra):
-            return fn(nnx.merge(graph, state), x, extra)
-
-        if execution.remat != "none":
-            step = jax.checkpoint(step, policy=_POLICIES[execution.remat])
+        step = _step(fn, *splits[0], execution)
         states = [state for _, state in splits]
         if execution.scan:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *zip(states, per_layer, strict=True))
@@ -61,3 +80,10 @@ class BlockStack(nnx.Module):
         for state, extra in zip(states, per_layer, strict=True):
             x = step(state, x, extra)
         return x
+
+
+def gather_around(network: Any) -> Any:
+    """`network` with every weight whole but those of its block stacks, which gather a block's when it runs."""
+    stacks = [tuple(path) for path, module in nnx.iter_modules(network) if isinstance(module, BlockStack)]
+    graph, stacked, rest = nnx.split(network, lambda path, _: any(tuple(path[: len(stack)]) == stack for stack in stacks), ...)
+    return nnx.merge(graph, stacked, gather_weights(rest))

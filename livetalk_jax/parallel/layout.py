@@ -3,19 +3,21 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from livetalk_jax.parallel.mesh import Axes, axes, make_mesh
+from livetalk_jax.parallel import placement
+from livetalk_jax.parallel.mesh import BATCH, Axes, axes, make_mesh
 from livetalk_jax.parallel.overlap import OverlapVAE
+from livetalk_jax.parallel.placement import WHOLE as WHOLE
 from livetalk_jax.parallel.plan import Pair, Plan
 from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.parallel.sequence import SequenceAttention
 from livetalk_jax.parallel.spatial import Picture, Side
 
-WHOLE = PartitionSpec()
+ROWS = PartitionSpec(BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Layout:
         heads: of the model's self-attention.
         token_grid: (h, w) of the true picture.
         devices: as many as the plan has; process by process.
+        weights: "whole" on every device, or "cut" as `parallel.placement` says.
     """
 
     plan: Plan
     heads: int
     token_grid: Pair
     devices: tuple[jax.Device, ...]
+    weights: Literal["whole", "cut"] = "whole"
 
     @functools.cached_property
     def mesh(self) -> Mesh:
@@ -81,12 +85,24 @@ class Layout:
             return SingleDeviceSharding(self.devices[0])
         return NamedSharding(self.mesh, WHOLE)
 
+    def weight_specs(self, network: Any) -> Any:
+        """How the weights of a network, or of a tree that has its names, enter `spread`."""
+        if self.weights == "whole":
+            return jax.tree.map(lambda _: WHOLE, network)
+        return placement.specs(self.mesh, network)
+
+    def weight_shardings(self, network: Any) -> Any:
+        """Where the weights of a network live, or those of a tree that has its names."""
+        if self.plan.devices == 1:
+            return jax.tree.map(lambda _: self.whole, network)
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), self.weight_specs(network))
+
     def cut(self, axis: int) -> PartitionSpec:
         """Of arrays with picture rows at `axis` and columns behind them."""
         return PartitionSpec(*(None,) * axis, self.axes.rows or None, self.axes.columns or None)
 
     def spread(self, fn: Callable[..., Any], in_specs: Sequence[Any], out_specs: Any) -> Callable[..., Any]:
-        """`fn` on every device with the part that it holds; specs are `WHOLE`, `cut(axis)` or trees of these."""
+        """`fn` on every device with the part that it holds; specs are `WHOLE`, `ROWS`, `cut(axis)` or trees of these."""
         if self.plan.devices == 1:
             return fn
         # What leaves as WHOLE is equal on all devices by construction, which types cannot follow through gathers.

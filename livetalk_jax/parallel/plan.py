@@ -8,7 +8,7 @@ The devices of a model stand in one line, numbered from 0. Two ways of counting 
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 Pair = tuple[int, int]
@@ -81,8 +81,11 @@ class Plan:
         h, w = self.local_tokens(token_grid)
         return min(self.rows - 1, 2) * w + min(self.columns - 1, 2) * h
 
-    def problem(self, heads: int, token_grid: Pair) -> str | None:
-        """Why this plan cannot work for a model of `heads` heads and a picture of (h, w) tokens; None if it can."""
+    def problem(self, heads: int, *token_grids: Pair) -> str | None:
+        """Why this plan cannot work for a model of `heads` heads and pictures of (h, w) tokens; None if it can."""
+        return next(filter(None, (self._problem(heads, grid) for grid in token_grids)), None)
+
+    def _problem(self, heads: int, token_grid: Pair) -> str | None:
         for field in ("ulysses", "ring", "rows", "columns", "data", "fsdp", "head_groups"):
             if getattr(self, field) < 1:
                 return f"{field} is {getattr(self, field)} but must be at least 1"
@@ -141,20 +144,21 @@ def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def valid_plans(devices: int, heads: int, token_grid: Pair, *, per_host: int | None = None) -> Iterator[Plan]:
+def valid_plans(devices: int, heads: int, *token_grids: Pair, per_host: int | None = None) -> Iterator[Plan]:
     """Every sequence × grid of `devices` devices that works, the default first: the largest Ulysses degree, then the least
     padding, then the least halo. With `per_host`, Ulysses groups that would leave a host come last."""
 
     def preference(plan: Plan):
         leaves = per_host is not None and per_host % plan.ulysses != 0
-        return leaves, -plan.ulysses, math.prod(plan.padded_tokens(token_grid)), plan.halo(token_grid), plan.columns
+        padded = sum(math.prod(plan.padded_tokens(grid)) for grid in token_grids)
+        return leaves, -plan.ulysses, padded, sum(map(plan.halo, token_grids)), plan.columns
 
     plans = [
         Plan(ulysses=ulysses, ring=devices // ulysses, rows=rows, columns=devices // rows)
         for ulysses in divisors(devices)
         for rows in divisors(devices)
     ]
-    yield from sorted((plan for plan in plans if plan.problem(heads, token_grid) is None), key=preference)
+    yield from sorted((plan for plan in plans if plan.problem(heads, *token_grids) is None), key=preference)
 
 
 def parse_pair(text: str, what: str) -> Pair | None:
@@ -174,8 +178,7 @@ def parse_pair(text: str, what: str) -> Pair | None:
 def make_plan(
     devices: int,
     heads: int,
-    token_grid: Pair,
-    *,
+    *token_grids: Pair,
     sequence: str = "auto",
     grid: str = "auto",
     data: int = 1,
@@ -189,7 +192,7 @@ def make_plan(
     Args:
         devices: all there are; data · fsdp · (devices of one video).
         heads: of the model's self-attention.
-        token_grid: (h, w) of the picture.
+        token_grids: (h, w) of the picture, or of all sizes that the plan is for.
         sequence: "auto", or Ulysses × ring such as "4x2".
         grid: "auto", or rows × columns such as "4x2".
         per_host: devices of a host, where there are several hosts: "auto" keeps Ulysses inside one.
@@ -201,33 +204,35 @@ def make_plan(
     if data < 1 or fsdp < 1 or devices < 1 or devices % copies:
         raise ValueError(f"{devices} devices cannot be split into data {data} × fsdp {fsdp} × (devices of one video)")
     model = devices // copies
-    wanted_sequence, wanted_grid = parse_pair(sequence, "parallel.sequence"), parse_pair(grid, "parallel.grid")
+    wanted_sequence, wanted_grid = parse_pair(sequence, "sequence"), parse_pair(grid, "grid")
     valid = [
         dataclasses.replace(plan, data=data, fsdp=fsdp, head_groups=head_groups, vae_split=vae_split)
-        for plan in valid_plans(model, heads, token_grid, per_host=per_host)
+        for plan in valid_plans(model, heads, *token_grids, per_host=per_host)
     ]
     fitting = [
         plan
         for plan in valid
         if wanted_sequence in (None, (plan.ulysses, plan.ring)) and wanted_grid in (None, (plan.rows, plan.columns))
     ]
-    usable = [plan for plan in fitting if plan.problem(heads, token_grid) is None]
+    usable = [plan for plan in fitting if plan.problem(heads, *token_grids) is None]
     if usable:
         return usable[0]
 
-    able = [plan for plan in valid if plan.problem(heads, token_grid) is None]
+    able = [plan for plan in valid if plan.problem(heads, *token_grids) is None]
     if fitting or not (wanted_sequence or wanted_grid):
         # Right but for the head groups, or no plan at all for so many devices.
         able = able or [dataclasses.replace(plan, head_groups=1) for plan in valid]
     if not able:
-        fewer = next((n for n in range(model - 1, 0, -1) if next(valid_plans(n, heads, token_grid), None)), 1)
-        raise ValueError(f"no plan for {model} devices has a grid for {token_grid[0]}×{token_grid[1]} tokens; {fewer} devices have")
+        fewer = next((n for n in range(model - 1, 0, -1) if next(valid_plans(n, heads, *token_grids), None)), 1)
+        sizes = ", ".join(f"{h}×{w}" for h, w in token_grids)
+        raise ValueError(f"no plan for {model} devices has a grid for {sizes} tokens; {fewer} devices have")
 
-    reason = fitting[0].problem(heads, token_grid) if fitting else _reason(model, heads, token_grid, wanted_sequence, wanted_grid)
+    wanted = (wanted_sequence, wanted_grid)
+    reason = fitting[0].problem(heads, *token_grids) if fitting else _reason(model, heads, token_grids, *wanted)
 
     def distance(plan: Plan) -> float:
         pairs = ((wanted_sequence, (plan.ulysses, plan.ring)), (wanted_grid, (plan.rows, plan.columns)))
-        return sum(abs(math.log(max(a, 0.5) / b)) for wanted, got in pairs if wanted for a, b in zip(wanted, got, strict=True))
+        return sum(abs(math.log(max(a, 0.5) / b)) for asked, got in pairs if asked for a, b in zip(asked, got, strict=True))
 
     nearest = min(able, key=distance)
     raise ValueError(
@@ -237,14 +242,14 @@ def make_plan(
     )
 
 
-def _reason(devices: int, heads: int, token_grid: Pair, sequence: Pair | None, grid: Pair | None) -> str:
+def _reason(devices: int, heads: int, token_grids: Sequence[Pair], sequence: Pair | None, grid: Pair | None) -> str:
     for name, pair in (("sequence", sequence), ("grid", grid)):
         if pair and math.prod(pair) != devices:
-            return f"parallel.{name} {_pair(pair)} is {math.prod(pair)} devices, but one video has {devices}"
+            return f"{name} {_pair(pair)} is {math.prod(pair)} devices, but one video has {devices}"
     sequences = [sequence] if sequence else [(u, devices // u) for u in divisors(devices)]
     grids = [grid] if grid else [(r, devices // r) for r in divisors(devices)]
     problems = [
-        Plan(ulysses=u, ring=r, rows=rows, columns=columns).problem(heads, token_grid)
+        Plan(ulysses=u, ring=r, rows=rows, columns=columns).problem(heads, *token_grids)
         for u, r in sequences
         for rows, columns in grids
     ]

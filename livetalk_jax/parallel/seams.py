@@ -6,6 +6,7 @@ several devices replace the fields (`design.md`, section 2), the network code st
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,3 +47,26 @@ class Parallel:
 
 
 ONE_DEVICE = Parallel()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A weight of which this device holds a part: consecutive rows. Nothing can be computed with it before `gather_weights`.
+
+    Attributes:
+        rows: the part.
+        axes: mesh axes of the devices that hold the others, in the order of the rows.
+    """
+
+    rows: jax.Array
+    axes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+
+
+def gather_weights(tree: Any) -> Any:
+    """A tree of weights with every `Part` whole. Its transpose sums the gradients of all devices and leaves each its rows."""
+
+    def whole(x):
+        return jax.lax.all_gather(x.rows, x.axes, axis=0, tiled=True) if isinstance(x, Part) else x
+
+    return jax.tree.map(whole, tree, is_leaf=lambda x: isinstance(x, Part))

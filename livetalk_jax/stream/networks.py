@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Sharding
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import ModelConfig
@@ -16,7 +15,8 @@ from livetalk_jax.models.dit import DiT
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2
-from livetalk_jax.parallel.placement import put
+from livetalk_jax.parallel.layout import Layout
+from livetalk_jax.parallel.placement import by_path, put
 
 
 class Networks(NamedTuple):
@@ -42,25 +42,26 @@ def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
     return _CLASSES[name](getattr(model, name), rngs=nnx.Rngs(keys[list(_CLASSES).index(name)]), dtype=dtype)
 
 
-def random_networks(model: ModelConfig, dtype: str, seed: int, sharding: Sharding | None = None) -> Networks:
-    """Untrained networks, each moved to where `sharding` says (the default device); the same seed gives the same weights."""
+def random_networks(model: ModelConfig, dtype: str, seed: int, where: Layout | None = None) -> Networks:
+    """Untrained networks, each moved to where `where` has its weights (the default device); the same seed gives the same weights."""
     made = ((name, random_network(model, name, network_dtype(name, dtype), seed)) for name in _CLASSES)
-    return Networks(**{name: put(network, sharding) if sharding else network for name, network in made})
+    return Networks(**{name: put(network, where.weight_shardings(network)) if where else network for name, network in made})
 
 
-def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, sharding: Sharding | None = None) -> Any:
-    """One network of a checkpoint, cast to `dtype` and read straight to where `sharding` says (the default device).
+def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, where: Layout | None = None) -> Any:
+    """One network of a checkpoint, cast to `dtype` and read straight to where `where` has its weights (the default device).
 
     Raises:
         CheckpointError: the folder is no checkpoint, lacks the network, or holds one of another size.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: random_network(model, name, dtype, 0)), nnx.Param)
+    sharding = where and by_path(where.weight_shardings(state))
     return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name), sharding=sharding))
 
 
-def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike, sharding: Sharding | None = None) -> Networks:
+def load_networks(model: ModelConfig, dtype: str, folder: str | os.PathLike, where: Layout | None = None) -> Networks:
     """The networks of a checkpoint, cast to the run's dtype; arguments and errors as of `load_network`."""
-    return Networks(**{name: load_network(model, name, network_dtype(name, dtype), folder, sharding) for name in _CLASSES})
+    return Networks(**{name: load_network(model, name, network_dtype(name, dtype), folder, where) for name in _CLASSES})
 
 
 # The one place for XLA's options. On an H200 conv3d is a fifth faster channels-last, and cuBLASLt ahead of Triton's matmuls, which

@@ -16,6 +16,8 @@ from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.wav2vec2 import normalize_waveform
 from livetalk_jax.nn.quantization import DIT_FP8, quantize
+from livetalk_jax.nn.stack import gather_around
+from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.parallel.mesh import choose_devices, per_host
 from livetalk_jax.parallel.placement import put
@@ -41,22 +43,18 @@ def layout(config: RunConfig, size: tuple[int, int], devices: Sequence[jax.Devic
         devices = choose_devices(parallel.devices)
     _, h, w = Geometry(*size, stream.frames, stream.motion_frames).token_grid
     plan = make_plan(
-        len(devices), config.model.dit.num_heads, (h, w), sequence=parallel.sequence, grid=parallel.grid, data=parallel.data,
-        fsdp=parallel.fsdp, head_groups=parallel.head_groups, vae_split=parallel.vae_split, per_host=per_host(devices),
+        len(devices), config.model.dit.num_heads, (h, w), sequence=parallel.sequence, grid=parallel.grid,
+        head_groups=parallel.head_groups, vae_split=parallel.vae_split, per_host=per_host(devices),
     )  # fmt: skip
-    if plan.data > 1 or plan.fsdp > 1:
-        raise ValueError(
-            f"a stream is one video: parallel.data {plan.data} and parallel.fsdp {plan.fsdp} must be 1 (they are for training)"
-        )
-    return Layout(plan, config.model.dit.num_heads, (h, w), tuple(devices))
+    return Layout(plan, config.model.dit.num_heads, (h, w), tuple(devices), parallel.weights)
 
 
 class Pipeline:
     """Networks compiled for one picture size; any number of sessions share it.
 
     Args:
-        networks: the five networks, wherever they are; best where `layout(...).whole` says, which saves a copy. Networks of shapes
-            (`nnx.eval_shape`) give programs that can be compiled but not run.
+        networks: the five networks, wherever they are; best where `layout(...)` has their weights, which saves a copy. Networks of
+            shapes (`nnx.eval_shape`) give programs that can be compiled but not run.
         config: of the run.
         size: (height, width) of the video, one of the configuration's buckets.
         tokenize: prompts to (ids, mask).
@@ -85,7 +83,7 @@ class Pipeline:
         logger.info("attention: %s", self.attention)
         if config.runtime.linear == "fp8":
             networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
-        self.networks = networks = put(networks, self.layout.whole)
+        self.networks = networks = put(networks, self.layout.weight_shardings(networks))
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
 
@@ -118,20 +116,30 @@ class Pipeline:
             chunk, networks.dit, networks.vae,
             in_specs=(conditions, WHOLE, WHOLE, WHOLE, motion), out_specs=(WHOLE, motion),
         )  # fmt: skip
-        self.chunk_windows = compiled(functools.partial(audio_windows, last=stream.frames), networks.audio)
-        self.all_windows = compiled(functools.partial(audio_windows, last=None), networks.audio)
+        self.chunk_windows, self.all_windows = (
+            self.spread(functools.partial(audio_windows, last=last), networks.audio, in_specs=(WHOLE,), out_specs=WHOLE)
+            for last in (stream.frames, None)
+        )
         self._prepare = self.spread(
             prepare, networks.dit, networks.vae, networks.clip, in_specs=(WHOLE,) * 4, out_specs=(conditions, motion)
         )
-        self._encode_text = compiled(lambda text, ids, mask: text(ids, mask) * mask[..., None], networks.text)
+        self._encode_text = self.spread(
+            lambda text, ids, mask: text(ids, mask) * mask[..., None], networks.text, in_specs=(WHOLE,) * 2, out_specs=WHOLE
+        )
 
     def spread(self, fn: Callable, *networks: nnx.Module, in_specs: Sequence, out_specs: Any) -> compiled:
         """`fn(*networks, *args)` as one program on all devices of the layout, each with its part of the arguments and results.
 
-        in_specs: of `args`; out_specs: of the results (`Layout.spread`). The weights are whole everywhere.
+        in_specs: of `args`; out_specs: of the results (`Layout.spread`). Weights are whole in `fn`, but for those of block stacks,
+        which gather their own.
         """
-        specs = (*(WHOLE for _ in networks), *in_specs)
-        return compiled(self.layout.spread(fn, specs, out_specs), *networks)
+        specs = self.layout.weight_specs(networks)
+
+        def on_each(networks, *args):
+            return fn(*map(gather_around, placement.parts(networks, specs)), *args)
+
+        spread = self.layout.spread(on_each, (specs, *in_specs), out_specs)
+        return compiled(lambda *args: spread(args[: len(networks)], *args[len(networks) :]), *networks)
 
     def start(
         self, portrait: np.ndarray, *, prompt: str | None = None, masks: np.ndarray | None = None, seed: int = 0

@@ -10,22 +10,28 @@ SoulX-FlashHead (2602.07449, lines 312-321) for k ≤ K chunks on predicted moti
 """
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
-from livetalk_jax.config import DistributionMatchingConfig, SamplerConfig
+from livetalk_jax.config import DistributionMatchingConfig, SamplerConfig, StreamConfig
 from livetalk_jax.diffusion.sampler import Motion, predict_x0, sample
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, timesteps
-from livetalk_jax.models.dit import DiT
+from livetalk_jax.models.dit import DiT, token_grid
 from livetalk_jax.models.vae import VAE
-from livetalk_jax.nn.stack import LOOP, Execution
+from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.nn.stack import LOOP, Execution, gather_around
+from livetalk_jax.parallel.layout import ROWS, WHOLE
+from livetalk_jax.parallel.placement import parts
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
-from livetalk_jax.stream.chunk import guided_velocity, hand_over
+from livetalk_jax.stream.chunk import generate_chunk, guided_velocity, hand_over, to_uint8
 from livetalk_jax.stream.color import LabStatistics
-from livetalk_jax.stream.conditioning import Conditions
+from livetalk_jax.stream.conditioning import Conditions, mark_reference
+from livetalk_jax.training.state import Placement, Template, Weights
 
 
 class Draw(NamedTuple):
@@ -47,12 +53,77 @@ def chunk_exits(config: DistributionMatchingConfig, drawn: Draw, steps: int) -> 
     return [steps - 1 if config.early_exit == "last_chunk" else drawn.exit] * (drawn.chunks - 1)
 
 
+class Given(NamedTuple):
+    """What predictions for one chunk of a batch are conditioned on, before any network has seen it.
+
+    Attributes:
+        reference_latents, clip, color: of the batch.
+        text, negative_text: [B, L, text_dim], and of the negative prompt [L, text_dim] where guidance needs it.
+        windows: [B, P, F, window, layers, C], of the chunk.
+    """
+
+    reference_latents: jax.Array
+    clip: jax.Array
+    color: LabStatistics
+    text: jax.Array
+    negative_text: jax.Array | None
+    windows: jax.Array
+
+
+def conditions_of(dit: DiT, given: Given, parallel: Parallel = ONE_DEVICE) -> Conditions:
+    """A session's conditions, of the rows and columns that `parallel` holds here."""
+    negative = given.negative_text
+    if negative is not None:
+        negative = jnp.broadcast_to(negative, (given.text.shape[0], *negative.shape))
+    grid = token_grid(given.reference_latents)
+    cos, sin = (parallel.take_spatial(jnp.asarray(table).reshape(*grid, -1), 1) for table in rotary_3d(grid, dit.config.head_dim))
+    return Conditions(
+        reference=parallel.take_spatial(mark_reference(given.reference_latents), 2).astype(dit.dtype),
+        context=dit.context(given.text, given.clip),
+        negative=None if negative is None else dit.context(negative, given.clip),
+        color=given.color,
+        rope=(cos, sin),
+        masks=None,
+    )
+
+
+def motion_here(motion: Motion, parallel: Parallel) -> Motion:
+    """The rows and columns of it that `parallel` holds here."""
+    return Motion(parallel.take_spatial(motion.latents, 2), motion.known)
+
+
+def whole_pictures(video: jax.Array, parallel: Parallel) -> jax.Array:
+    """[B, F, rows, columns, C] held here -> the whole pictures, on every device of the video."""
+    pictures = parallel.gather_spatial(video.reshape(-1, *video.shape[2:]))
+    return pictures.reshape(*video.shape[:2], *pictures.shape[1:])
+
+
+# How arguments lie on the devices: pictures come whole to all devices of a video, each takes its part.
+GIVEN = Given(ROWS, ROWS, ROWS, ROWS, WHOLE, ROWS)  # type: ignore[arg-type]
+NOISE = PartitionSpec(None, *ROWS)
+MOTION = Motion(ROWS, ROWS)  # type: ignore[arg-type]
+SESSION = Motion(ROWS, WHOLE)  # type: ignore[arg-type]
+
+
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """How networks are run: the student's sampler, and where and how the blocks are computed."""
+    """The student's sampler and networks on all devices of a placement, each with its rows and its part of the picture.
+
+    What comes and goes are global arrays, pictures whole, and weights as `Placement.weights` has them. Gradients are taken of
+    these functions as they are, from outside: their transposes do the sums over devices.
+
+    Attributes:
+        heads: of the transformer.
+        dit, vae: without their weights.
+        attend: attention of one device.
+    """
 
     sampler: SamplerConfig
-    parallel: Parallel = ONE_DEVICE
+    heads: int
+    dit: Template
+    vae: Template
+    placement: Placement
+    attend: Callable[..., jax.Array]
     execution: Execution = LOOP
 
     @property
@@ -64,38 +135,102 @@ class Runner:
         sampler = dataclasses.replace(self.sampler, text_guidance=text_guidance, audio_guidance=audio_guidance, apg=False)
         return dataclasses.replace(self, sampler=sampler)
 
-    def velocity(self, dit: DiT, conditions: Conditions, windows: jax.Array):
-        """(x, timestep, ()) -> (velocity, ())."""
+    def spread(
+        self,
+        fn: Callable[..., Any],
+        networks: Sequence[tuple[Template, Weights]],
+        latents: jax.Array,
+        in_specs: Sequence[Any],
+        out_specs: Any = ROWS,
+    ) -> Callable[..., Any]:
+        """args -> fn(parallel, *networks, *args) on every device, for pictures of the size of `latents` [B, T, H, W, C]."""
+        _, h, w = token_grid(latents)
+        layout = self.placement.layout(self.heads, (h, w))
+        parallel = layout.parallel(self.attend)
+        weights = [held for _, held in networks]
+        specs = layout.weight_specs(weights)
+
+        def on_each(weights, *args):
+            built = (template.build(held) for (template, _), held in zip(networks, parts(weights, specs), strict=True))
+            return fn(parallel, *map(gather_around, built), *args)
+
+        spread = layout.spread(on_each, (specs, *in_specs), out_specs)
+        return lambda *args: spread(weights, *args)
+
+    def _velocity(self, parallel: Parallel, dit: DiT, given: Given) -> Callable:
         return guided_velocity(
-            dit, conditions, windows, sampler=self.sampler, parallel=self.parallel, execution=self.execution
+            dit, conditions_of(dit, given, parallel), given.windows, sampler=self.sampler, parallel=parallel,
+            execution=self.execution,
         )  # fmt: skip
 
-    def enter(
-        self, dit: DiT, conditions: Conditions, windows: jax.Array, noise: jax.Array, motion: Motion, exit_step: jax.Array
-    ) -> jax.Array:
-        """x as step `exit_step` finds it, motion latents clean."""
-        velocity = self.velocity(dit, conditions, windows)
-        return sample(velocity, noise, motion, self.times, self.sampler.method, taken=exit_step)
+    def velocity(self, dit: Weights, given: Given) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """(x [B, T, H, W, C], timestep [B]) -> velocity like x."""
 
-    def leave(self, dit: DiT, conditions: Conditions, windows: jax.Array, x: jax.Array, exit_step: jax.Array) -> jax.Array:
+        def predict(parallel, dit, given, x, timestep):
+            velocity, _ = self._velocity(parallel, dit, given)(parallel.take_spatial(x, 2), timestep, ())
+            return whole_pictures(velocity, parallel)
+
+        spread = self.spread(predict, [(self.dit, dit)], given.reference_latents, (GIVEN, ROWS, ROWS))
+        return lambda x, timestep: spread(given, x, timestep)
+
+    def _sample(
+        self, dit: Weights, given: Given, noise: jax.Array, motion: Motion, times: jax.Array, taken: jax.Array
+    ) -> jax.Array:
+        def run(parallel, dit, given, noise, motion, times, taken):
+            x = sample(
+                self._velocity(parallel, dit, given), parallel.take_spatial(noise, 3), motion_here(motion, parallel), times,
+                self.sampler.method, taken=taken,
+            )  # fmt: skip
+            return whole_pictures(x, parallel)
+
+        in_specs = (GIVEN, NOISE, MOTION, WHOLE, WHOLE)
+        return self.spread(run, [(self.dit, dit)], given.reference_latents, in_specs)(given, noise, motion, times, taken)
+
+    def enter(self, dit: Weights, given: Given, noise: jax.Array, motion: Motion, exit_step: jax.Array) -> jax.Array:
+        """x as step `exit_step` finds it, motion latents clean."""
+        return self._sample(dit, given, noise, motion, jnp.asarray(self.times, jnp.float32), exit_step)
+
+    def leave(self, dit: Weights, given: Given, x: jax.Array, exit_step: jax.Array) -> jax.Array:
         """x0 as step `exit_step` predicts it, motion latents and all."""
         time = jnp.asarray(self.times, jnp.float32)[exit_step]
-        velocity, _ = self.velocity(dit, conditions, windows)(x, time, ())
+        velocity = self.velocity(dit, given)(x, jnp.broadcast_to(time, (x.shape[0],)))
         return predict_x0(x, velocity, time / NUM_TIMESTEPS)
 
-    def latents(
-        self, dit: DiT, conditions: Conditions, windows: jax.Array, noise: jax.Array, motion: Motion, exit_step: jax.Array
-    ) -> jax.Array:
+    def latents(self, dit: Weights, given: Given, noise: jax.Array, motion: Motion, exit_step: jax.Array) -> jax.Array:
         """Clean latents of a chunk that goes from step `exit_step` straight to t = 0; at the last step, the whole sampler's."""
         times = jnp.asarray(self.times, jnp.float32)
         times = jnp.where(jnp.arange(len(times)) > exit_step, 0.0, times)
-        velocity = self.velocity(dit, conditions, windows)
-        return sample(velocity, noise, motion, times, self.sampler.method, taken=exit_step + 1)
+        return self._sample(dit, given, noise, motion, times, exit_step + 1)
 
+    def next_motion(
+        self, vae: Weights, latents: jax.Array, color: LabStatistics, motion: Motion, *, motion_frames: int, color_strength: float
+    ) -> Motion:
+        """What the next chunk goes on from; `known` keeps its shape, so a second chunk compiles nothing."""
 
-def next_motion(
-    vae: VAE, latents: jax.Array, color: LabStatistics, motion: Motion, *, motion_frames: int, color_strength: float
-) -> Motion:
-    """What the next chunk goes on from; `known` keeps its shape, so a second chunk compiles nothing."""
-    _, carried = hand_over(vae, latents, color, motion, motion_frames=motion_frames, color_strength=color_strength)
-    return Motion(carried.latents, jnp.broadcast_to(carried.known, motion.known.shape))
+        def carry_on(parallel: Parallel, vae: VAE, latents, color, motion):
+            _, carried = hand_over(
+                vae, parallel.take_spatial(latents, 2), color, motion_here(motion, parallel),
+                motion_frames=motion_frames, color_strength=color_strength, parallel=parallel,
+            )  # fmt: skip
+            return Motion(whole_pictures(carried.latents, parallel), jnp.broadcast_to(carried.known, motion.known.shape))
+
+        spread = self.spread(carry_on, [(self.vae, vae)], latents, (ROWS, ROWS, MOTION), MOTION)
+        return spread(latents, color, motion)
+
+    def chunk(
+        self, dit: Weights, vae: Weights, given: Given, noise: jax.Array, motion: Motion, stream: StreamConfig
+    ) -> tuple[jax.Array, Motion]:
+        """One chunk of video as it will be streamed: uint8 [B, F', Y, X, 3], and the motion of the next."""
+
+        def make(parallel, dit, vae, given, noise, motion):
+            frames, motion = generate_chunk(
+                dit, vae, conditions_of(dit, given, parallel), given.windows, parallel.take_spatial(noise, 3),
+                motion_here(motion, parallel), sampler=self.sampler, motion_frames=stream.motion_frames,
+                color_strength=stream.color_strength, parallel=parallel,
+            )  # fmt: skip
+            motion = Motion(whole_pictures(motion.latents, parallel), motion.known)
+            return whole_pictures(to_uint8(frames), parallel), motion
+
+        networks = [(self.dit, dit), (self.vae, vae)]
+        spread = self.spread(make, networks, given.reference_latents, (GIVEN, NOISE, SESSION), (ROWS, SESSION))
+        return spread(given, noise, motion)

@@ -1,6 +1,5 @@
 """The two stages as programs on global arrays: what an iteration does, from batches to new weights."""
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,20 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import PartitionSpec
 
 from livetalk_jax.config import AdaptationConfig, DistillationConfig, OptimizerConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
-from livetalk_jax.models.dit import DiT, token_grid
-from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.models.dit import token_grid
 from livetalk_jax.nn.stack import Execution
 from livetalk_jax.parallel import placement
-from livetalk_jax.parallel.mesh import BATCH
-from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.shapes import latent_frames
-from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
-from livetalk_jax.stream.conditioning import Conditions, mark_reference, portrait_motion
+from livetalk_jax.stream.chunk import draw_noise
+from livetalk_jax.stream.conditioning import portrait_motion
 from livetalk_jax.stream.networks import GPU_OPTIONS, random_network
 from livetalk_jax.training import distillation, flow_matching, lora, rollout
 from livetalk_jax.training.batch import TrainBatch
@@ -84,19 +79,9 @@ class Turn(NamedTuple):
     exit_step: Any
 
 
-def conditions_of(dit: DiT, batch: TrainBatch, text: jax.Array, negative_text: jax.Array | None = None) -> Conditions:
-    """A session's conditions from a batch's cached features; `negative_text` [L, C] where guidance needs it."""
-    if negative_text is not None:
-        negative_text = jnp.broadcast_to(negative_text, (text.shape[0], *negative_text.shape))
-    cos, sin = rotary_3d(token_grid(batch.reference_latents), dit.config.head_dim)
-    return Conditions(
-        reference=mark_reference(batch.reference_latents).astype(dit.dtype),
-        context=dit.context(text, batch.clip),
-        negative=None if negative_text is None else dit.context(negative_text, batch.clip),
-        color=batch.color,
-        rope=(jnp.asarray(cos), jnp.asarray(sin)),
-        masks=None,
-    )
+def given_of(batch: TrainBatch, chunk: Any, negative_text: jax.Array | None = None) -> rollout.Given:
+    """What predictions for a chunk of a batch are conditioned on."""
+    return rollout.Given(batch.reference_latents, batch.clip, batch.color, batch.text, negative_text, batch.audio[:, :, chunk])
 
 
 class Stage:
@@ -111,13 +96,19 @@ class Stage:
     def __init__(self, config: Any, where: Placement, negative_text: np.ndarray):
         self.config, self.placement = config, where
         dtype = jnp.dtype(config.runtime.dtype)
-        device = where.mesh.devices.flat[0]
+        device = where.devices[0]
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, device)
+        if where.plan.ring > 1 and self.attention == "cudnn":
+            most = math.gcd(config.model.dit.num_heads, where.plan.model_devices)
+            raise ValueError(
+                f"attention 'cudnn' cannot be differentiated through a ring: give config.execution.sequence={most}x1, or "
+                "config.runtime.attention=reference"
+            )
         self.execution = Execution(scan=config.execution.scan, remat=config.execution.remat)
-        self.runner = rollout.Runner(config.sampler, Parallel(attend=attend, attend_local=attend), self.execution)
-        self.conditional = self.runner.guided(1.0, 1.0)
         self.dit = Template(lambda: random_network(config.model, "dit", dtype, 0))
         self.vae = Template(lambda: random_network(config.model, "vae", dtype, 0))
+        self.runner = rollout.Runner(config.sampler, config.model.dit.num_heads, self.dit, self.vae, where, attend, self.execution)
+        self.conditional = self.runner.guided(1.0, 1.0)
         self.motion_latents = latent_frames(config.stream.motion_frames)
         self._negative_text = negative_text
         self._options = GPU_OPTIONS if device.platform == "gpu" else {}
@@ -172,12 +163,12 @@ class Stage:
 
     def abstract_frozen(self) -> Any:
         """Shapes, dtypes and shardings of `frozen`, as a `Frozen`, without memory."""
-        dtype, whole = jnp.dtype(self.config.runtime.dtype), self.placement.whole
+        dtype = jnp.dtype(self.config.runtime.dtype)
         needed = self.needs_base or self.config.lora.rank > 0
         return Frozen(
             base=self.placement.place(self.dit.abstract(dtype)) if needed else {},
-            vae=self.placement.place(self.vae.abstract(dtype), whole),
-            negative_text=self.placement.place(self._negative_text, whole),
+            vae=self.placement.place(self.vae.abstract(dtype)),
+            negative_text=self.placement.place(self._negative_text, self.placement.whole),
         )
 
     # Programs
@@ -214,18 +205,10 @@ class Stage:
         self, trained: Weights, frozen: Frozen, batch: TrainBatch, chunk: jax.Array, key: jax.Array, motion: Motion
     ) -> tuple[jax.Array, Motion]:
         """One chunk of video as it will be streamed: uint8 [B, F', Y, X, 3], and the motion of the next."""
-        config = self.config
-        dit, vae = self.dit.build(self.weights(trained, frozen)), self.vae.build(frozen.vae)
-        guided = config.sampler.text_guidance != 1.0
-        conditions = conditions_of(dit, batch, batch.text, frozen.negative_text if guided else None)
-        draws = noise_draws(config.sampler.method, config.sampler.steps)
-        noise = draw_noise(key, chunk, (draws, *batch.reference_latents.shape))
-        frames, motion = generate_chunk(
-            dit, vae, conditions, batch.audio[:, :, chunk], noise, motion,
-            sampler=config.sampler, motion_frames=config.stream.motion_frames, color_strength=config.stream.color_strength,
-            parallel=self.runner.parallel,
-        )  # fmt: skip
-        return to_uint8(frames), motion
+        sampler = self.config.sampler
+        given = given_of(batch, chunk, negative_text=frozen.negative_text if sampler.text_guidance != 1.0 else None)
+        noise = draw_noise(key, chunk, (noise_draws(sampler.method, sampler.steps), *batch.reference_latents.shape))
+        return self.runner.chunk(self.weights(trained, frozen), frozen.vae, given, noise, motion, self.config.stream)
 
     def sample_video(self, state: State, frozen: Frozen, batch: TrainBatch) -> np.ndarray:
         """A video of the first row's portrait and speech, uint8 [F, Y, X, 3]; the same noise whenever it is called."""
@@ -262,11 +245,10 @@ class Adaptation(Stage):
         latents = batch.chunk_latents[:, 0]
         example = flow_matching.draw_example(self.key(when), latents, batch.portrait_latent, self.motion_latents, config)
         text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
+        given = given_of(batch, 0)._replace(text=text, windows=windows)
 
         def loss(weights: Weights):
-            dit = self.dit.build(self.weights(weights, frozen))
-            predict = self.conditional.velocity(dit, conditions_of(dit, batch, text), windows)
-            velocity, _ = predict(example.noisy, example.timestep, ())
+            velocity = self.conditional.velocity(self.weights(weights, frozen), given)(example.noisy, example.timestep)
             return flow_matching.flow_matching_loss(
                 velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight
             ), {}
@@ -321,29 +303,18 @@ class Distillation(Stage):
             self.config.distribution_matching,
         )  # fmt: skip
 
-    def inputs(
-        self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn
-    ) -> tuple[DiT, Conditions, jax.Array, jax.Array]:
-        """Network, conditions, audio windows and noise of a chunk of the rollout, which carries no gradient."""
-        dit = self.dit.build(self.weights(jax.lax.stop_gradient(student), frozen))
+    def inputs(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn) -> tuple[Weights, rollout.Given, jax.Array]:
+        """Weights, conditions and noise of a chunk of the rollout, which carries no gradient."""
         noise = draw_noise(self.keys(turn.when)[1], turn.chunk, (self.config.sampler.steps, *batch.reference_latents.shape))
-        return dit, conditions_of(dit, batch, batch.text), batch.audio[:, :, turn.chunk], noise
+        return self.weights(jax.lax.stop_gradient(student), frozen), given_of(batch, turn.chunk), noise
 
     def advance(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion) -> Motion:
         """A whole chunk of the rollout, up to the motion of the next."""
         latents = self.conditional.latents(*self.inputs(student, frozen, batch, turn), motion, turn.exit_step)
-        carry_on = functools.partial(
-            rollout.next_motion,
-            motion_frames=self.config.stream.motion_frames,
-            color_strength=self.config.distribution_matching.handover_color,
-        )
-        # Every device decodes its own rows: left to itself the compiler would have all of them decode all rows.
-        rows, whole = PartitionSpec(BATCH), PartitionSpec()
-        on_own_rows = jax.shard_map(
-            lambda vae, *args: carry_on(self.vae.build(vae), *args),
-            mesh=self.placement.mesh, in_specs=(whole, rows, rows, rows), out_specs=rows, check_vma=False,
+        return self.runner.next_motion(
+            frozen.vae, latents.astype(self.config.runtime.dtype), batch.color, motion,
+            motion_frames=self.config.stream.motion_frames, color_strength=self.config.distribution_matching.handover_color,
         )  # fmt: skip
-        return on_own_rows(frozen.vae, latents.astype(self.config.runtime.dtype), batch.color, motion)
 
     def enter(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion) -> jax.Array:
         """x of the rollout's last chunk, as the retained step finds it."""
@@ -351,21 +322,13 @@ class Distillation(Stage):
 
     def leave(self, student: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, x: jax.Array) -> jax.Array:
         """x0 of the rollout's last chunk, as the retained step predicts it."""
-        dit = self.dit.build(self.weights(student, frozen))
-        windows = batch.audio[:, :, turn.chunk]
-        return self.conditional.leave(dit, conditions_of(dit, batch, batch.text), windows, x, turn.exit_step)
+        return self.conditional.leave(self.weights(student, frozen), given_of(batch, turn.chunk), x, turn.exit_step)
 
     def fake_velocity(self, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn) -> distillation.Velocity:
-        dit = self.dit.build(self.weights(fake, frozen))
-        conditions = conditions_of(dit, batch, batch.text)
-        predict = self.conditional.velocity(dit, conditions, batch.audio[:, :, turn.chunk])
-        return lambda x, timestep: predict(x, timestep, ())[0]
+        return self.conditional.velocity(self.weights(fake, frozen), given_of(batch, turn.chunk))
 
     def real_velocity(self, frozen: Frozen, batch: TrainBatch, turn: Turn) -> distillation.Velocity:
-        dit = self.dit.build(frozen.base)
-        conditions = conditions_of(dit, batch, batch.text, frozen.negative_text)
-        predict = self.real.velocity(dit, conditions, batch.audio[:, :, turn.chunk])
-        return lambda x, timestep: predict(x, timestep, ())[0]
+        return self.real.velocity(frozen.base, given_of(batch, turn.chunk, frozen.negative_text))
 
     def student_loss(
         self, student: Weights, fake: Weights, frozen: Frozen, batch: TrainBatch, turn: Turn, motion: Motion, x: jax.Array

@@ -4,6 +4,9 @@ Weights are flat mappings, dotted path → array, as checkpoints have them.
 """
 
 import dataclasses
+import functools
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,16 +14,20 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import LoRAConfig, OptimizerConfig, PartConfig, TrainConfig
 from livetalk_jax.parallel import placement
-from livetalk_jax.parallel.mesh import BATCH, make_mesh
-from livetalk_jax.parallel.plan import Plan
+from livetalk_jax.parallel.layout import ROWS, WHOLE, Layout
+from livetalk_jax.parallel.mesh import make_mesh, per_host
+from livetalk_jax.parallel.plan import Pair, Plan, make_plan, parse_pair
+from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training import lora
 from livetalk_jax.training.optimizer import adamw
+
+logger = logging.getLogger(__name__)
 
 Weights = dict[str, jax.Array]
 
@@ -54,19 +61,49 @@ def _dotted(key: tuple) -> str:
     return ".".join(map(str, key))
 
 
+class Readers(NamedTuple):
+    """A batch's rows are read in `count` equal shares; this process reads number `index`. Processes of one video read the same."""
+
+    count: int
+    index: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where arrays of training lie on a mesh: rows of a batch on all of it, weights as `parallel.placement` says."""
+    """Where arrays of training lie: each row of a batch on the devices of one video, weights as `parallel.placement` says."""
 
-    mesh: Mesh
+    plan: Plan
+    devices: tuple[jax.Device, ...]
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return make_mesh(self.plan, self.devices)
 
     @property
     def rows(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(BATCH))
+        return NamedSharding(self.mesh, ROWS)
 
     @property
     def whole(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec())
+        return NamedSharding(self.mesh, WHOLE)
+
+    @property
+    def readers(self) -> Readers:
+        """Which rows this process has to read.
+
+        Raises:
+            ValueError: videos and processes cut the line of devices across each other.
+        """
+        here = sum(device.process_index == jax.process_index() for device in self.devices)
+        few, many = sorted((here, self.plan.model_devices))
+        if many % few:
+            raise ValueError(f"one video has {self.plan.model_devices} devices and a process {here}: one must divide the other")
+        together = many // here
+        return Readers(len(self.devices) // here // together, jax.process_index() // together)
+
+    def layout(self, heads: int, token_grid: Pair) -> Layout:
+        """For networks of `heads` heads and pictures of (h, w) tokens."""
+        return Layout(self.plan, heads, token_grid, self.devices, "cut")
 
     def weights(self, tree: Any) -> Any:
         """A sharding for every array of a tree of weights, or of what optimisers keep for them."""
@@ -79,18 +116,31 @@ class Placement:
 
 
 def placement_for(config: TrainConfig | PartConfig, devices: Sequence[jax.Device]) -> Placement:
-    """The devices, as the configuration shares out weights and rows among them.
+    """The devices, as the configuration shares out weights, rows and pictures among them; logged in one line.
 
     Raises:
         ValueError: the configuration does not fit so many devices.
     """
-    count = len(devices)
-    fsdp = (config.execution.fsdp if isinstance(config, TrainConfig) else 1) or count
-    if count % fsdp:
-        raise ValueError(f"config.execution.fsdp {fsdp} does not divide the {count} devices")
-    if config.data.batch % count:
-        raise ValueError(f"config.data.batch {config.data.batch} is not a multiple of the {count} devices")
-    return Placement(make_mesh(Plan(data=count // fsdp, fsdp=fsdp), devices))
+    fsdp, sequence, grid = 1, "1x1", "auto"
+    if isinstance(config, TrainConfig):
+        fsdp, sequence, grid = config.execution.fsdp, config.execution.sequence, config.execution.grid
+    pair = parse_pair(sequence, "config.execution.sequence") or parse_pair(grid, "config.execution.grid")
+    if pair is None:
+        raise ValueError("config.execution.sequence and grid are both auto: one must say how many devices a video has")
+    count, a_video = len(devices), math.prod(pair)
+    fsdp = fsdp or max(count // a_video, 1)
+    if count % (fsdp * a_video):
+        raise ValueError(f"{count} devices are not copies of config.execution.fsdp {fsdp} × {a_video} that share a video")
+    at_a_time = count // a_video
+    if config.data.batch % at_a_time:
+        raise ValueError(f"config.data.batch {config.data.batch} is not a multiple of the {at_a_time} rows computed at a time")
+    heads, stream = config.model.dit.num_heads, config.stream
+    grids = [Geometry(*size, stream.frames, stream.motion_frames).token_grid[1:] for size in stream.buckets]
+    plan = make_plan(
+        count, heads, *grids, sequence=sequence, grid=grid, data=at_a_time // fsdp, fsdp=fsdp, per_host=per_host(devices)
+    )  # fmt: skip
+    logger.info("plan: %s", plan.explain(heads, grids[0]))
+    return Placement(plan, tuple(devices))
 
 
 class Learner(NamedTuple):

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, PartitionSpec
 
 from livetalk_jax.nn.layers import Linear
-from livetalk_jax.nn.stack import BlockStack, Execution
+from livetalk_jax.nn.stack import BlockStack, Execution, gather_around
+from livetalk_jax.parallel.seams import Part
 
 WIDTH, LAYERS = 8, 4
 
@@ -98,3 +100,46 @@ def test_map_goes_over_all_blocks(stack):
 def test_wrong_number_of_inputs(stack, count):
     with pytest.raises(ValueError, match=f"4 blocks need as many per-layer inputs, not {count}"):
         stack(lambda block, x, extra: x, jnp.zeros(WIDTH), [None] * count)
+
+
+class Network(nnx.Module):
+    def __init__(self, rngs):
+        self.before = Linear(WIDTH, WIDTH, rngs=rngs)
+        self.stack = BlockStack(Block, LAYERS, rngs=rngs)
+
+    def __call__(self, x, extras, execution):
+        # Of each block by itself, as keys and values are.
+        x = self.before(x)
+        return run(self.stack, x + sum(self.stack.map(lambda block: block.linear(x))), extras, execution)
+
+
+@pytest.mark.parametrize("execution", [Execution(), Execution(False, "save_dots"), Execution(True, "full")], ids=str)
+def test_weights_in_parts(execution):
+    """Devices that hold half of every matrix compute what one does; a backward pass keeps no matrix whole."""
+    graph, state = nnx.split(Network(nnx.Rngs(0)))
+    x, extras = inputs()
+    mesh = jax.make_mesh((2,), ("half",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    specs = jax.tree.map(lambda w: PartitionSpec("half") if w.ndim == 2 else PartitionSpec(), state)
+
+    def apply(state):
+        return nnx.merge(graph, state)(x, extras, execution)
+
+    def on_each(state):
+        parts = jax.tree.map(lambda w: Part(w, ("half",)) if w.ndim == 2 else w, state)
+        return gather_around(nnx.merge(graph, parts))(x, extras, execution)
+
+    spread = jax.shard_map(on_each, mesh=mesh, in_specs=(specs,), out_specs=PartitionSpec(), check_vma=False)
+
+    def loss(fn, state):
+        return jnp.sum(jnp.square(fn(state)))
+
+    expected, theirs = jax.jit(jax.value_and_grad(lambda s: loss(apply, s)))(state)
+    value, ours = jax.jit(jax.value_and_grad(lambda s: loss(spread, s)))(state)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert np.linalg.norm(mine - other) < 1e-5 * np.linalg.norm(other)
+
+    program = jax.jit(lambda s: jax.grad(lambda s: loss(spread, s))(s)).lower(state).as_text()
+    gathers = program.count("stablehlo.all_gather")
+    layers = 1 if execution.scan else LAYERS
+    assert gathers == 1 + 2 * LAYERS + 2 * layers, "around once, and each block's in both passes"

@@ -58,7 +58,7 @@ def stream(config: RunConfig, token_grid: Pair, persons: int) -> tuple[Pipeline,
     h, w = token_grid
     size = (16 * h, 16 * w)
     where = layout(config, size)
-    networks = random_networks(config.model, "float32", 0, where.whole)
+    networks = random_networks(config.model, "float32", 0, where)
     pipeline = Pipeline(networks, config, size, load_tokenizer("bytes", config.model.dit.text_len))
     masks = None
     if persons == 2:

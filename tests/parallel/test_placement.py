@@ -15,7 +15,7 @@ from livetalk_jax import checkpoint
 from livetalk_jax.config import DiTConfig
 from livetalk_jax.models.dit import DiT
 from livetalk_jax.parallel.mesh import make_mesh
-from livetalk_jax.parallel.placement import SHARED, rule, shardings
+from livetalk_jax.parallel.placement import SHARED, by_path, shardings
 from livetalk_jax.parallel.plan import Plan
 
 from .small import DIT
@@ -57,7 +57,7 @@ def test_a_checkpoint_is_read_into_its_parts(mesh, tmp_path):
     network = DiT(config, rngs=nnx.Rngs(0))
     checkpoint.save(tmp_path / "saved", {"dit": network}, {"dit": config}, origin="test")
     _, state = abstract(config)
-    loaded = checkpoint.load_network(tmp_path / "saved", "dit", state, config=config, sharding=rule(mesh, state))
+    loaded = checkpoint.load_network(tmp_path / "saved", "dit", state, config=config, sharding=by_path(shardings(mesh, state)))
     kernel = loaded["blocks"]["layers"][0]["ffn"]["fc1"]["kernel"][...]
     assert kernel.sharding.spec == PartitionSpec(SHARED, None)
     assert kernel.addressable_shards[0].data.shape == (12, 32)

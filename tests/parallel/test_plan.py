@@ -42,6 +42,16 @@ def test_ulysses_stays_inside_a_host():
     assert make_plan(8, 40, GRID, per_host=4).ulysses == 4
 
 
+def test_one_plan_for_several_sizes():
+    sizes = [(45, 26), (26, 45), (34, 34)]
+    plan = make_plan(8, 40, *sizes)
+    assert plan.ulysses == 8 and plan.problem(40, *sizes) is None
+    assert make_plan(8, 40, (5, 8)).rows == 1
+    assert make_plan(8, 40, (8, 5)).columns == 1
+    with pytest.raises(ValueError, match=r"8 rows of devices are more than the picture's 5 token rows; .* grid"):
+        make_plan(8, 40, (8, 5), (5, 8), grid="8x1")
+
+
 def test_explanation():
     line = make_plan(8, 40, GRID, head_groups=5).explain(40, GRID)
     assert line == (
@@ -60,10 +70,10 @@ def test_names_are_unique():
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({"sequence": "3x1"}, "parallel.sequence 3x1 is 3 devices, but one video has 8; the nearest plan that works: sequence"),
-        ({"grid": "8x3"}, "parallel.grid 8x3 is 24 devices, but one video has 8"),
+        ({"sequence": "3x1"}, "sequence 3x1 is 3 devices, but one video has 8; the nearest plan that works: sequence"),
+        ({"grid": "8x3"}, "grid 8x3 is 24 devices, but one video has 8"),
         ({"head_groups": 3}, "3 head groups do not divide the 5 heads of a device; the nearest plan that works: .*head_groups 1"),
-        ({"sequence": "fast"}, "parallel.sequence must be auto or two numbers such as 4x2, not 'fast'"),
+        ({"sequence": "fast"}, "sequence must be auto or two numbers such as 4x2, not 'fast'"),
         ({"data": 3}, "8 devices cannot be split into data 3 × fsdp 1"),
         ({"grid": "4x2", "vae_split": "overlap"}, "overlapping VAE tiles need equal parts, but 90 latent rows on 4 rows are not"),
     ],

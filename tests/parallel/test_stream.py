@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,10 +37,10 @@ def check(frames, latents, expected) -> None:
     ("plan", "token_grid", "persons"),
     [
         ({"devices": 8}, UNEVEN, 1),
-        ({"devices": 4, "sequence": "2x2", "grid": "2x2", "head_groups": 2}, UNEVEN, 1),
+        ({"devices": 4, "sequence": "2x2", "grid": "2x2", "head_groups": 2, "weights": "cut"}, UNEVEN, 1),
         ({"devices": 8, "sequence": "4x2", "grid": "4x2"}, EVEN, 2),
     ],
-    ids=["u8-uneven", "u2r2-uneven", "u4r2-even-two-persons"],
+    ids=["u8-uneven", "u2r2-uneven-cut-weights", "u4r2-even-two-persons"],
 )
 def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
     config = run_config()
@@ -47,6 +48,9 @@ def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
     pipeline, frames, latents = stream(config, token_grid, persons)
     assert pipeline.layout.plan.devices == plan["devices"]
     assert pipeline.chunk.programs == 1, "the second chunk was compiled anew"
+    weights = [x for network in pipeline.networks for x in jax.tree.leaves(network)]
+    share = sum(x.addressable_shards[0].data.size for x in weights) / sum(x.size for x in weights)
+    assert share == 1 if config.parallel.weights == "whole" else share < 1.1 / plan["devices"]
     check(frames, latents, on_one_device(token_grid, persons))
 
 
@@ -79,13 +83,6 @@ def test_two_processes_equal_one_device(on_one_device, tmp_path):
             assert str(result["plan"]) == "u4r2-g4x2"
             assert result["programs"] == 1
             check(result["frames"], result["latents"], on_one_device(UNEVEN, 1))
-
-
-def test_a_stream_is_one_video():
-    config = run_config()
-    config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, devices=4, data=2))
-    with pytest.raises(ValueError, match=r"parallel\.data 2 and parallel\.fsdp 1 must be 1"):
-        stream(config, EVEN, 1)
 
 
 def test_more_devices_than_there_are():

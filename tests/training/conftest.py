@@ -6,7 +6,6 @@ import jax
 import pytest
 
 from livetalk_jax.config import TrainConfig
-from livetalk_jax.parallel.mesh import make_mesh
 from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import SyntheticData, TrainBatch
@@ -17,11 +16,11 @@ from tests.training import sizes
 
 
 def one_device() -> Placement:
-    return Placement(make_mesh(Plan(), jax.devices()[:1]))
+    return Placement(Plan(), tuple(jax.devices()[:1]))
 
 
-def synthetic(config: TrainConfig) -> SyntheticData:
-    geometry = Geometry(sizes.HEIGHT, sizes.WIDTH, config.stream.frames, config.stream.motion_frames)
+def synthetic(config: TrainConfig, height: int = sizes.HEIGHT, width: int = sizes.WIDTH) -> SyntheticData:
+    geometry = Geometry(height, width, config.stream.frames, config.stream.motion_frames)
     return SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from livetalk_jax.diffusion.sampler import Motion, with_motion
 from livetalk_jax.stream.chunk import denoise, draw_noise, generate_chunk
-from livetalk_jax.training.rollout import Draw
-from livetalk_jax.training.stages import Turn, When, conditions_of
+from livetalk_jax.training.rollout import Draw, conditions_of
+from livetalk_jax.training.stages import Turn, When, given_of
 
 WHEN = When(np.uint32(3), np.uint32(0))
 STEPS = 4
@@ -23,8 +23,9 @@ def streamed(stage2):
     stage, state, frozen, batch = stage2
     sampler, stream = stage.config.sampler, stage.config.stream
     dit, vae = stage.dit.build(state["student"].weights), stage.vae.build(frozen.vae)
-    conditions = jax.jit(lambda: conditions_of(dit, batch, batch.text))()
-    make = functools.partial(generate_chunk, sampler=sampler, motion_frames=stream.motion_frames, color_strength=0.0)
+    conditions = jax.jit(lambda: conditions_of(dit, given_of(batch, 0)))()
+    color = stage.config.distribution_matching.handover_color
+    make = functools.partial(generate_chunk, sampler=sampler, motion_frames=stream.motion_frames, color_strength=color)
     chunk = jax.jit(lambda *args: (make(dit, vae, *args)[1], denoise(dit, *args, sampler=sampler)))
     motion, chunks = stage._begin(batch, WHEN), []
     for number in range(2):
