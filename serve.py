@@ -3,6 +3,7 @@
 python serve.py --config tiny                                    on this machine, for this machine
 python serve.py --config soulx_14b --checkpoint DIR --host 0.0.0.0 --tls_cert C --tls_key K      with LIVETALK_API_KEYS set
 
+With a mesh over several hosts, the same command runs on each (livetalk_jax/parallel/distributed.py); the first one serves.
 docs/serving.md has the protocol.
 """
 
@@ -15,7 +16,7 @@ from absl import flags as absl_flags
 from livetalk_jax import checkpoint, flags
 from livetalk_jax.config import RunConfig
 from livetalk_jax.generate import networks_for
-from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.parallel.distributed import find_world, initialize
 from livetalk_jax.programs import keep_programs
 from livetalk_jax.serving import logs
 from livetalk_jax.serving.app import Server
@@ -25,6 +26,7 @@ from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.server import Listen, serve
 from livetalk_jax.serving.tokens import Guard
 from livetalk_jax.serving.uploads import UploadLimits
+from livetalk_jax.stream import relay
 from livetalk_jax.stream.avatar import Avatar
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
@@ -87,9 +89,6 @@ def main(argv: list[str]) -> None:
         raise flags.UsageError("--tls_cert and --tls_key go together")
     initialize()
     keep_programs()
-    keep_programs()
-    if jax.process_count() > 1:
-        raise flags.UsageError("serve.py runs in one process")
     guard, sizes = guard_for(values.host), sizes_for(config, values.size)
     # What cannot work is told before anything slow begins.
     layout(config, sizes[0])
@@ -97,12 +96,25 @@ def main(argv: list[str]) -> None:
     if values.checkpoint is not None:
         tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
     logs.configure()
+    if jax.process_index() != 0:
+        (leader,) = relay.connect(None)
+        relay.follow(load(config, values.checkpoint, tokenizer, sizes), leader)
+        return
+
+    def model() -> Avatar | relay.Leader:
+        if jax.process_count() == 1:
+            return load(config, values.checkpoint, tokenizer, sizes)
+        world = find_world(os.environ)
+        coordinator = world.coordinator if world else None
+        others = relay.connect(coordinator.rsplit(":", 1)[0] if coordinator else None)
+        return relay.Leader(load(config, values.checkpoint, tokenizer, sizes), others)
+
     limits = Limits(
         sessions=values.sessions, session_seconds=values.session_seconds, idle_seconds=values.idle_seconds,
         detached_seconds=values.detached_seconds,
     )  # fmt: skip
     server = Server(
-        engine=Engine(lambda: load(config, values.checkpoint, tokenizer, sizes), limits, Metrics()),
+        engine=Engine(model, limits, Metrics()),
         guard=guard,
         uploads=UploadLimits(body_bytes=values.max_upload_mib * 2**20, seconds=values.max_recording_seconds),
         origins=tuple(values.allow_origin),

@@ -59,6 +59,7 @@ class Stream:
         self.media: list[tuple[bytes, deque[bytes]]] = []
         self.covered: list[tuple[float, float]] = []
         self.messages: list[Message] = []
+        self._passed_over: deque[Message] = deque(maxlen=1000)
         self._init_next = False
 
     async def __aiter__(self) -> AsyncIterator[Message]:
@@ -84,16 +85,22 @@ class Stream:
         return message
 
     async def until(self, found: Callable[[Message], bool] | str, seconds: float = 60.0) -> Message:
-        """The next message that fits, or of that type.
+        """The next message that fits, or of that type; those that were passed over on the way come later, to whom they fit.
 
         Raises:
             TimeoutError, ConnectionError: it did not come.
         """
         fits = found if callable(found) else lambda message: message.type == found
+        for message in self._passed_over:
+            if fits(message):
+                self._passed_over.remove(message)
+                return message
         async with asyncio.timeout(seconds):
             async for message in self:
                 if fits(message):
                     return message
+                if message.type != "media":
+                    self._passed_over.append(message)
         raise ConnectionError(f"the stream ended: {self._socket.close_code} {self._socket.close_reason}")
 
     async def until_shown(self, moment: float, seconds: float = 60.0) -> float:

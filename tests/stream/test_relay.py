@@ -1,0 +1,71 @@
+"""A model over several processes: the others do what the first does, and forget what it forgets."""
+
+import gc
+import threading
+from multiprocessing import Pipe
+
+import numpy as np
+import pytest
+
+from livetalk_jax.stream.relay import Leader, follow
+
+
+class Counter:
+    """In place of an avatar: a state is the list of what was done to it."""
+
+    sizes, chunk_frames, motion_frames = ((2, 2),), 3, 1
+
+    def __init__(self):
+        self.done = []
+
+    def start(self, portrait, prompt, seed):
+        return [("start", int(portrait[0]), prompt, seed)]
+
+    def step(self, state, speech):
+        if speech[0] < 0:
+            raise RuntimeError("no")
+        self.done.append([*state, ("step", float(speech[0]))])
+        return speech, self.done[-1]
+
+    def rewind(self, state, frames, dropped):
+        return [*state, ("rewind", int(frames[0]), dropped)]
+
+
+def test_followers_do_the_same():
+    here, there = Pipe()
+    first, second = Counter(), Counter()
+    thread = threading.Thread(target=follow, args=(second, there))
+    thread.start()
+    leader = Leader(first, [here])
+    state = leader.start(np.array([7]), "Hello.", 3)
+    other = leader.start(np.array([8]), None, 4)
+    for i in range(5):
+        frames, state = leader.step(state, np.array([i, 0.0]))
+        assert frames[0] == i
+        _, other = leader.step(leader.rewind(other, np.array([i]), i), np.array([10.0 + i]))
+        gc.collect()
+    with pytest.raises(RuntimeError, match="no"):
+        leader.step(state, np.array([-1.0]))
+    _, state = leader.step(state, np.array([99.0]))
+    leader.close()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert second.done == first.done and len(first.done) == 11
+    assert state.state == first.done[-1]
+
+
+def test_states_that_nobody_holds_are_forgotten():
+    here, there = Pipe()
+    leader = Leader(Counter(), [here])
+    state = leader.start(np.array([1]), None, 0)
+    for i in range(10):
+        _, state = leader.step(state, np.array([float(i)]))
+    del state
+    gc.collect()
+    leader.start(np.array([2]), None, 0)
+    sent = []
+    while there.poll():
+        sent.append(there.recv())
+    forgotten = [number for *_, old in sent for number in old]
+    assert sorted(forgotten) == list(range(11))
+    assert [number for _, number, *_ in sent] == list(range(12))
