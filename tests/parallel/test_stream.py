@@ -48,9 +48,9 @@ def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
     pipeline, frames, latents = stream(config, token_grid, persons)
     assert pipeline.layout.plan.devices == plan["devices"]
     assert pipeline.chunk.programs == 1, "the second chunk was compiled anew"
-    weights = [x for network in pipeline.networks for x in jax.tree.leaves(network)]
+    weights = jax.tree.leaves(pipeline.networks.dit)
     share = sum(x.addressable_shards[0].data.size for x in weights) / sum(x.size for x in weights)
-    assert share == 1 if config.parallel.weights == "whole" else share < 1.1 / plan["devices"]
+    assert share == 1 if config.parallel.weights == "whole" else share < 1.05 / plan["devices"]
     check(frames, latents, on_one_device(token_grid, persons))
 
 
