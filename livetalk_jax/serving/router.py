@@ -26,6 +26,7 @@ from starlette.websockets import WebSocketDisconnect
 from livetalk_jax import flags
 from livetalk_jax.serving import logs
 from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.gate import LOOPBACK
 from livetalk_jax.serving.server import uvicorn_config
 
 logger = logging.getLogger(__name__)
@@ -52,9 +53,11 @@ class Replica:
 class Router:
     """Args:
     urls: of the replicas, such as http://10.0.0.1:8000.
+    public: others than this machine may reach the router, so a replica that asks for no credentials is left out.
     """
 
-    def __init__(self, urls: list[str]):
+    def __init__(self, urls: list[str], public: bool = False):
+        self._public = public
         self.replicas = [Replica(url.rstrip("/")) for url in urls]
         self._places: OrderedDict[str, Replica] = OrderedDict()  # ids of sessions and jobs
         self._http = httpx2.AsyncClient(timeout=PATIENCE)
@@ -71,6 +74,11 @@ class Router:
         try:
             capacity = (await self._http.get(f"{replica.url}/v1/capacity", headers={"Host": "localhost"}, timeout=5.0)).json()
             replica.ready, replica.room = capacity["ready"], capacity["sessions"] - capacity["active"]
+            if self._public and not was and replica.ready:
+                stranger = await self._http.get(f"{replica.url}/v1/sessions/any", headers={"Host": "localhost"}, timeout=5.0)
+                replica.ready = stranger.status_code == 401
+                if not replica.ready:
+                    logger.error("a replica would let everybody in; set LIVETALK_API_KEYS there", extra={"url": replica.url})
         except (*LOST, ValueError, KeyError):
             replica.ready = False
         if was != replica.ready:
@@ -120,14 +128,14 @@ class Router:
             if len(body) > MAX_BODY:
                 return _refuse(ServingError("too_large", f"a request's body may have {MAX_BODY:,} bytes"))
         new = request.method == "POST" and request.url.path in NEW
+        refusal: Response
         if ABOUT_ONE.match(request.url.path):
             place = await self.place(request)
             if place is None:
                 return _refuse(ServingError("not_found", "no replica has this session or job"))
-            choices = [place]
+            choices, refusal = [place], _refuse(ServingError("not_found", "the replica with this session or job is lost"))
         else:
-            choices = self.freest()
-        refusal = _refuse(ServingError("at_capacity", "no replica can be reached", 5))
+            choices, refusal = self.freest(), _refuse(ServingError("at_capacity", "no replica can be reached", 5))
         for replica in choices:
             try:
                 answer = await self._ask(replica, request, bytes(body))
@@ -264,6 +272,6 @@ def main(argv: list[str]) -> None:
     if rest or not values.replica or not all(re.match("http://[^/]+/?$", url) for url in values.replica):
         raise flags.UsageError("give the replicas: --replica http://HOST:PORT, one flag each")
     logs.configure()
-    app = create_app(Router(values.replica))
+    app = create_app(Router(values.replica, public=values.host not in LOOPBACK))
     config = uvicorn_config(app, host=values.host, port=values.port, ssl_certfile=values.tls_cert, ssl_keyfile=values.tls_key)
     uvicorn.Server(config).run()

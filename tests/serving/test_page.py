@@ -74,7 +74,7 @@ def test_everything_by_keyboard_over_a_websocket(served, browser, microphone):
         page.wait_for_function("() => !video.muted")
         (live,) = server.engine.sessions.values()
         assert live.timeline.generation == 1
-        for figure in ("collect", "compute", "network", "player", "delay", "fps", "factor", "queue", "late", "sessions"):
+        for figure in ("collect", "compute", "network", "player", "delay", "fps", "factor", "queue", "waiting", "late"):
             page.wait_for_function(f"() => document.getElementById('{figure}').textContent !== '–'")
 
         tab_to(page, "#end")

@@ -14,11 +14,14 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from livetalk_jax import media
 from livetalk_jax.flags import UsageError
 from livetalk_jax.serving.client import Client, Refused
 from livetalk_jax.serving.router import Router, create_app, main
 from livetalk_jax.serving.server import uvicorn_config
-from tests.serving.card import read
+from livetalk_jax.serving.tokens import Guard
+from tests.serving.card import TestCard, read
+from tests.serving.conftest import running
 from tests.serving.test_process import card_server, free_port
 
 
@@ -137,8 +140,6 @@ def test_a_killed_replica_and_a_draining_one():
 
 
 def test_jobs_are_where_they_were_made(url):
-    from livetalk_jax import media
-
     async def work(routed_url, router):
         async with Client(routed_url) as client:
             async with asyncio.timeout(60):
@@ -164,6 +165,18 @@ def test_nobody_there():
     with routed(["http://127.0.0.1:1"]) as (url, _):
         refused = asyncio.run(ask(url))
     assert (refused.status, refused.retryable, refused.retry_after) == (503, True, 5)
+
+
+@pytest.mark.parametrize(("keys", "admitted"), [([], 0), (["key"], 1)])
+def test_a_public_router_leaves_out_replicas_that_ask_nobody(keys, admitted):
+    async def look(url):
+        router = Router([url], public=True)
+        await router._look(router.replicas[0])
+        await router._look(router.replicas[0])
+        return len(router.freest())
+
+    with running(TestCard(), guard=Guard(keys)) as (url, _):
+        assert asyncio.run(look(url)) == admitted
 
 
 @pytest.mark.parametrize("arguments", [[], ["--replica", "somewhere"], ["--replica=http://a:1", "stray"], ["--unknown=1"]])

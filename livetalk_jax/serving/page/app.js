@@ -16,6 +16,7 @@ let session = null
 let microphone = null
 let saying = null // AbortController of the file that is said
 let portrait = null // a file of one's own
+let chosen = '' // address of the portrait's picture
 let silent = null // the moment of the video that an interruption is over at
 
 // What the page shows
@@ -59,7 +60,7 @@ async function listPortraits() {
     thumb.append(image)
     label.append(radio, thumb, text)
     $('portraits').insertBefore(label, $('portraits').lastElementChild)
-    radio.onchange = () => ($('still').src = image.src)
+    radio.onchange = () => ($('still').src = chosen = image.src)
   }
   const first = $('portraits').querySelector('input')
   if (first.value) {
@@ -70,9 +71,9 @@ async function listPortraits() {
 
 function usePortrait(file) {
   portrait = file
-  const url = URL.createObjectURL(file)
+  chosen = URL.createObjectURL(file)
   $('own').checked = true
-  $('own-image').src = $('still').src = url
+  $('own-image').src = $('still').src = chosen
   $('own-image').hidden = false
 }
 
@@ -98,7 +99,10 @@ $('setup').onsubmit = async (event) => {
   video.play().catch(() => {}) // while this is still the user's doing, so that sound may start later
   show('opening')
   session = new Session(api, video, motion, {
-    state: show,
+    state: (name) => {
+      show(name)
+      if (name === 'reconnecting') freeze()
+    },
     message: heard,
     failed: complain,
     waiting: complain,
@@ -110,6 +114,14 @@ $('setup').onsubmit = async (event) => {
   $('start').focus()
 }
 
+// Without a connection the last frame stays; browsers make a video black that lost its track.
+async function freeze() {
+  const frame = await motion.last()
+  if (!frame || document.body.dataset.state !== 'reconnecting') return
+  $('still').src = URL.createObjectURL(frame)
+  delete document.body.dataset.seen
+}
+
 async function over() {
   saying?.abort()
   await stopMicrophone()
@@ -117,6 +129,7 @@ async function over() {
   video.removeAttribute('src')
   video.srcObject = null
   video.load()
+  $('still').src = chosen
   delete document.body.dataset.seen
   show('idle')
 }

@@ -61,9 +61,9 @@ export class Figures {
       case 'stats':
         this.#stage('compute', message.chunk_seconds)
         $('factor').textContent = `${message.realtime_factor.toFixed(message.realtime_factor < 10 ? 2 : 0)} ×`
-        $('queue').textContent = `${message.frames_ready} · ${time(message.speech_waiting_seconds)}`
+        $('queue').textContent = message.frames_ready
+        $('waiting').textContent = time(message.speech_waiting_seconds)
         $('late').textContent = message.frames_late
-        $('sessions').textContent = message.sessions
         break
     }
   }

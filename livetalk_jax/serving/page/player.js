@@ -113,6 +113,12 @@ export class Motion {
     this.#count = 0
   }
 
+  // The newest as a picture; null before the first.
+  last() {
+    const canvas = this.#ring[(this.#count - 1) % this.length]
+    return canvas ? new Promise((resolve) => canvas.toBlob(resolve, 'image/png')) : null
+  }
+
   // PNG, one below the other, the oldest first; null before the first.
   async png() {
     const frames = this.#ring.map((_, i) => this.#ring[(this.#count + i) % this.#ring.length])

@@ -51,7 +51,7 @@ export class Session {
       const wait = this.moved ? 0 : Math.max(error.retryAfter, Math.min(8, 0.25 * 2 ** attempt++))
       this.moved = false
       if (wait >= 0.5) this.on.waiting(error, wait)
-      this.on.state(this.id ? 'reconnecting' : 'opening')
+      this.on.state(this.transport ? 'reconnecting' : 'opening')
       await new Promise((resolve) => {
         this.wake = resolve
         setTimeout(resolve, wait * 1000)
@@ -62,7 +62,7 @@ export class Session {
   }
 
   async #open(form) {
-    this.on.state('opening')
+    this.on.state(this.transport ? 'reconnecting' : 'opening')
     const motion = await this.motion.png()
     const session = await this.api.open(motion ? { ...form, motion, generation: this.generation } : form)
     this.id = session.id

@@ -3,6 +3,8 @@
 
 import { Player } from './player.js'
 
+const SILENCE = 4000 // ms without a word of the server, which has one each second: it is lost, long before ICE says so
+
 const encode = (message) => JSON.stringify(message)
 
 // JSON and PCM16 out, JSON and fragmented MP4 in.
@@ -78,7 +80,10 @@ export class PeerTransport {
     this.peer.addTransceiver('video', { direction: 'recvonly' })
     this.audio = this.peer.addTransceiver('audio', { direction: 'sendrecv' })
     this.channel = this.peer.createDataChannel('control')
-    this.channel.onmessage = ({ data }) => this.onmessage(JSON.parse(data))
+    this.channel.onmessage = ({ data }) => {
+      this.heard = performance.now()
+      this.onmessage(JSON.parse(data))
+    }
     this.channel.onclose = () => this.#ended()
     const stream = new MediaStream()
     this.peer.ontrack = ({ track }) => {
@@ -108,6 +113,7 @@ export class PeerTransport {
   }
 
   async #measure() {
+    if (performance.now() - this.heard > SILENCE) return this.#ended()
     const found = [...(await this.peer.getStats()).values()].find(({ type, kind }) => type === 'inbound-rtp' && kind === 'video')
     if (found?.jitterBufferEmittedCount) this.waiting = found.jitterBufferDelay / found.jitterBufferEmittedCount
   }
@@ -138,8 +144,8 @@ export class PeerTransport {
 
   close() {
     this.onend = () => {}
+    this.onmessage = () => {}
     clearInterval(this.timer)
     this.peer.close()
-    this.video.srcObject = null
   }
 }
