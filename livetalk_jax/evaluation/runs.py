@@ -51,16 +51,22 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda partial: partial.write_text(text + "\n"))
 
 
+def _commit() -> str | None:
+    """Of the checkout that this program runs from, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def surroundings() -> dict[str, Any]:
     """Versions and hardware."""
     names = ("livetalk-jax", "jax", "flax", "numpy", "scipy", "av", "transformers")
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     devices = jax.devices()
     return {
         "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "device": f"{len(devices)} × {devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
     }

@@ -204,7 +204,7 @@ def _spoilt(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     if rng.random() < 0.6:
         values = gaussian_filter(values, (s := rng.uniform(0.2, 1.3), s, 0))
     if rng.random() < 0.6:
-        values = values + rng.normal(0, rng.uniform(1, 6), values.shape)
+        values = values + rng.normal(0, rng.uniform(1, 6), values.shape).astype(np.float32)
     picture = np.clip(values + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.4:
         coded = io.BytesIO()
