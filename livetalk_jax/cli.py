@@ -14,6 +14,7 @@ COMMANDS = {
         "livetalk_jax.benchmarks.kernels",
         "check and time attention, linear layers and norms beside other libraries'",
     ),
+    "bench training": ("livetalk_jax.benchmarks.training", "time the training stages and their programs"),
     "bench memory": ("livetalk_jax.benchmarks.memory", "what training needs on GPUs that need not be there"),
     "bench serving": ("livetalk_jax.serving.bench", "measure a running server as its clients see it, or soak it"),
     "data prepare": ("livetalk_jax.data.prepare", "a data set in, cached features for training out"),

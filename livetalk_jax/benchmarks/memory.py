@@ -86,8 +86,8 @@ def need(config: AdaptationConfig | DistillationConfig, devices: list[jax.Device
     stage = kind(config, placement_for(config, devices), text)  # type: ignore[arg-type]
     batch = abstract_batch(config, stage)
     begin, programs = time.perf_counter(), {}
-    for name, (program, arguments) in stage.programs(batch).items():
-        memory = program.lower(*arguments).compile().memory_analysis()
+    for name, program in stage.programs(stage.abstract_state(), stage.abstract_frozen(), batch).items():
+        memory = program.run.lower(*program.arguments).compile().memory_analysis()
         programs[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
         print(f"{len(devices)} GPUs: {name} compiled, {time.perf_counter() - begin:.0f} s", flush=True)
     return Need(

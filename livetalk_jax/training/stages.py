@@ -71,6 +71,20 @@ class Work(NamedTuple):
     flops: float
 
 
+class Program(NamedTuple):
+    """A part of an iteration.
+
+    Attributes:
+        run: the compiled function.
+        arguments: arrays, or shapes with shardings where none were given.
+        learner: the name of that which it updates; its first argument, whose memory it takes, and its first result.
+    """
+
+    run: Any
+    arguments: tuple
+    learner: str | None = None
+
+
 class Turn(NamedTuple):
     """A chunk of a rollout: its random numbers, its number from 0, and the step at which it leaves; integer scalars."""
 
@@ -126,8 +140,8 @@ class Stage:
         """One iteration; it takes as many batches from `feed` as it needs."""
         raise NotImplementedError
 
-    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
-        """What `step` runs: name → (program, arguments as shapes), for batches of these shapes."""
+    def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
+        """What `step` runs, by name; of `abstract_state`, `abstract_frozen` and the shapes of a batch, or of arrays."""
         raise NotImplementedError
 
     # The start
@@ -264,8 +278,8 @@ class Adaptation(Stage):
             work = self.worked(work, batch, TRAINED)
         return {"student": learner}, _mean(metrics), work
 
-    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
-        return {"update": (self._update, (self.abstract_state()["student"], self.abstract_frozen(), batch, _NOW))}
+    def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
+        return {"update": Program(self._update, (state["student"], frozen, batch, _NOW), "student")}
 
 
 class Distillation(Stage):
@@ -370,17 +384,16 @@ class Distillation(Stage):
         last = Turn(when, np.uint32(drawn.chunks - 1), np.int32(drawn.exit))
         return last, motion, self._enter(student, frozen, batch, last, motion)
 
-    def programs(self, batch: TrainBatch) -> dict[str, tuple[Any, tuple]]:
-        state, frozen, rows = self.abstract_state(), self.abstract_frozen(), self.placement.rows
-        student, fake = state["student"], state["fake_score"]
+    def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
+        student, fake, rows = state["student"], state["fake_score"], self.placement.rows
         motion = self.placement.place(jax.eval_shape(self.begin, batch, _NOW), rows)
         x = jax.ShapeDtypeStruct(batch.reference_latents.shape, jnp.float32, sharding=rows)
-        turn = Turn(_NOW, np.uint32(0), np.int32(0))
+        chunk = (frozen, batch, Turn(_NOW, np.uint32(0), np.int32(self.config.sampler.steps - 1)), motion)
         return {
-            "chunk handed on": (self._advance, (student.weights, frozen, batch, turn, motion)),
-            "last chunk": (self._enter, (student.weights, frozen, batch, turn, motion)),
-            "student's update": (self._updates["student"], (student, fake.weights, frozen, batch, turn, motion, x)),
-            "fake score's update": (self._updates["fake_score"], (fake, student.weights, frozen, batch, turn, motion, x)),
+            "chunk handed on": Program(self._advance, (student.weights, *chunk)),
+            "last chunk": Program(self._enter, (student.weights, *chunk)),
+            "student's update": Program(self._updates["student"], (student, fake.weights, *chunk, x), "student"),
+            "fake score's update": Program(self._updates["fake_score"], (fake, student.weights, *chunk, x), "fake_score"),
         }
 
     def predictions(self, name: str, drawn: rollout.Draw) -> int:

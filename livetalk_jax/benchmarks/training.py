@@ -1,0 +1,128 @@
+"""`livetalk bench training`: how fast a stage trains, how much of the devices' arithmetic that is, and where the time goes.
+
+Batches are random numbers of the first bucket's size. Iterations are timed as training runs them, one waiting for the next only
+where it must; then each program by itself. Nothing is saved.
+"""
+
+import datetime
+import functools
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags as absl_flags
+
+from livetalk_jax import flags
+from livetalk_jax.benchmarks.latency import median_seconds
+from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
+from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.parallel.mesh import choose_devices
+from livetalk_jax.shapes import Geometry
+from livetalk_jax.training.batch import SyntheticData
+from livetalk_jax.training.loop import Feed
+from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State, Work
+from livetalk_jax.training.state import placement_for
+from livetalk_jax.training.throughput import peak_flops
+
+USAGE = "usage: livetalk bench training --config stage1_1b3 [--devices 1] [--steps 10] [--out FILE.json]"
+
+
+def define(values: absl_flags.FlagValues) -> None:
+    absl_flags.DEFINE_integer("devices", 1, "How many to train on.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_integer("steps", 10, "Iterations that are timed.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_integer("repeats", 3, "Timed runs of each program.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
+
+
+def iterations(stage: Stage, state: State, frozen: Frozen, feed: Feed, first: int, count: int) -> tuple[State, Work, float]:
+    """The state after `count` iterations, what they were worth, and their seconds."""
+    jax.block_until_ready(state)
+    begin, tokens, flops = time.perf_counter(), 0, 0.0
+    for step in range(first, first + count):
+        state, _, work = stage.step(state, frozen, step, feed)
+        tokens, flops = tokens + work.tokens, flops + work.flops
+    jax.block_until_ready(state)
+    return state, Work(tokens, flops), time.perf_counter() - begin
+
+
+def program_seconds(stage: Stage, state: State, frozen: Frozen, batch: Any, repeats: int) -> dict[str, float]:
+    """Median seconds of every program of an iteration."""
+
+    def zeros(x):
+        return jnp.zeros(x.shape, x.dtype, device=x.sharding) if isinstance(x, jax.ShapeDtypeStruct) else x
+
+    def run(name: str):
+        program = stage.programs(state, frozen, batch)[name]
+        result = program.run(*jax.tree.map(zeros, program.arguments))
+        if program.learner:
+            state[program.learner], result = result
+        return result
+
+    state = dict(state)
+    return {name: median_seconds(functools.partial(run, name), repeats) for name in stage.programs(state, frozen, batch)}
+
+
+def measure(config: AdaptationConfig | DistillationConfig, devices: list[jax.Device], steps: int, repeats: int) -> dict[str, Any]:
+    """The results, by name."""
+    where, stream = placement_for(config, devices), config.stream
+    geometry = Geometry(*stream.buckets[0], stream.frames, stream.motion_frames)
+    data = SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
+    stage = (Adaptation if isinstance(config, AdaptationConfig) else Distillation)(config, where, data.negative_text)  # type: ignore[arg-type]
+    feed, state, frozen = Feed(data, where), stage.start(), stage.frozen()
+
+    # A student's update comes once in so many iterations: all programs are compiled in one round.
+    together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
+    begin = time.perf_counter()
+    state, _, _ = iterations(stage, state, frozen, feed, 0, together)
+    compiled = time.perf_counter() - begin
+    state, work, seconds = iterations(stage, state, frozen, feed, together, steps)
+    peak = peak_flops(devices[0], config.runtime.dtype)
+    memory = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
+    return {
+        "plan": where.plan.name,
+        "attention": stage.attention,
+        "rows": config.data.batch,
+        "parameters": sum(x.size for x in jax.tree.leaves(stage.dit.shapes)),
+        "steps": steps,
+        "seconds a step": seconds / steps,
+        "tokens a second": work.tokens / seconds,
+        "model TFLOP/s a device": work.flops / seconds / len(devices) / 1e12,
+        "model FLOP utilisation": peak and work.flops / seconds / len(devices) / peak,
+        "peak GiB a device": max(memory) / 2**30 if memory else None,
+        "seconds to compile and run the first round": compiled,
+        "seconds of each program": program_seconds(stage, state, frozen, next(feed), repeats),
+    }
+
+
+def main(argv: list[str]) -> None:
+    values, config = flags.parse(define, argv, USAGE, TrainConfig.from_config_dict)
+    initialize()
+    out = None if values.out is None else Path(values.out)
+    if out is not None and not out.parent.is_dir():
+        raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
+    devices = choose_devices(values.devices)
+    record = {
+        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
+        "date": datetime.date.today().isoformat(),
+        "device": f"{len(devices)} × {devices[0].device_kind}",
+        "jax": jax.__version__,
+        "stage": config.stage,
+        "size": "{1}x{0}".format(*config.stream.buckets[0]),
+        "dtype": config.runtime.dtype,
+        "remat": config.execution.remat,
+        **measure(config, devices, values.steps, values.repeats),
+    }
+    parts = record["seconds of each program"]
+    for name, value in record.items():
+        if value is not parts:
+            print(f"{name:44}{value:,.3f}" if isinstance(value, float) else f"{name:44}{value}")
+    for name, seconds in parts.items():
+        print(f"  {name:42}{1e3 * seconds:,.1f} ms")
+    if out is not None:
+        partial = out.with_name(f".{out.name}.partial")
+        partial.write_text(json.dumps(record, indent=2) + "\n")
+        partial.replace(out)

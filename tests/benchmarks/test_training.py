@@ -1,0 +1,33 @@
+"""`livetalk bench training` on small stages."""
+
+import json
+
+import pytest
+
+from livetalk_jax import flags
+from livetalk_jax.benchmarks import training
+from tests.training import sizes
+
+PROGRAMS = {"stage1": {"update"}, "stage2": {"chunk handed on", "last chunk", "student's update", "fake score's update"}}
+
+
+@pytest.mark.parametrize("stage", PROGRAMS)
+def test_a_stage_is_timed(stage, tmp_path, capsys):
+    out = tmp_path / "training.json"
+    arguments = [f"--config={sizes.__file__}:{stage}", "--steps=2", "--repeats=1", f"--out={out}"]
+    training.main(["livetalk bench training", *arguments])
+    record = json.loads(out.read_text())
+    assert set(record["seconds of each program"]) == PROGRAMS[stage]
+    assert all(seconds > 0 for seconds in record["seconds of each program"].values())
+    tokens = 3 * 2 * 2 * record["rows"]  # of a chunk of 9 frames and 32×32 pixels
+    # Stage 2 takes one batch for the fake score in each of the two iterations, and one for the student in the first.
+    batches = {"stage1": 1.0, "stage2": 1.5}[stage]
+    assert record["tokens a second"] * record["seconds a step"] == pytest.approx(batches * tokens)
+    assert record["model FLOP utilisation"] is None, "a CPU's peak is not known"
+    assert "seconds a step" in capsys.readouterr().out
+
+
+def test_bad_input(tmp_path):
+    arguments = [f"--config={sizes.__file__}:stage1", f"--out={tmp_path / 'no' / 'file.json'}"]
+    with pytest.raises(flags.UsageError, match=r"the folder .* does not exist"):
+        training.main(["livetalk bench training", *arguments])
