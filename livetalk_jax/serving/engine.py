@@ -74,6 +74,7 @@ class Engine:
         self.draining = False
         self._starts: deque[tuple[float, Task]] = deque()
         self._background: deque[Task] = deque()
+        self.background_users = 0  # who ask for `in_background` again and again
         self._thread = ThreadPoolExecutor(1, "model")
         self._current: Future = Future()  # what the thread does
         self._current.set_result(None)
@@ -115,11 +116,9 @@ class Engine:
                 await self._woken.wait()
                 continue
             try:
-                result = await self._in_thread(task.run)
+                task.done(await self._in_thread(task.run))
             except Exception as error:
                 task.failed(error)
-            else:
-                task.done(result)
 
     @property
     def computing(self) -> bool:
@@ -166,7 +165,9 @@ class Engine:
         for live in self.sessions.values():
             live.announce("draining", seconds=grace)
         end = self.clock.now() + grace
-        while self.sessions and self.clock.now() < end:
+        while (self.sessions or self.background_users) and self.clock.now() < end:
+            for live in [live for live in self.sessions.values() if not live.outputs]:
+                self.close(live, "shutting_down")
             await self.clock.sleep(0.1)
         for live in list(self.sessions.values()):
             self.close(live, "shutting_down")
@@ -217,7 +218,10 @@ class Engine:
         def started(state: Any) -> None:
             timeline.state = state
 
-        task = Task(lambda: self._timed("start", model.start, portrait, prompt, seed), started, self._failing(live))
+        def start() -> Any:
+            return self._timed("start", model.start, portrait, prompt, seed) if live.state != "closed" else None
+
+        task = Task(start, started, self._failing(live))
         self._starts.append((live.opened_at, task))
         self.wake()
         self.spawn(live.pace())
@@ -226,13 +230,8 @@ class Engine:
     def close(self, live: LiveSession, reason: str) -> None:
         if live.state == "closed":
             return
-        live.announce("closed", reason=reason)
-        live.state, live.reason = "closed", reason
+        live.end(reason)
         self.sessions.pop(live.id, None)
-        for output in list(live.outputs):
-            output.close()
-        live.frames_made.set()
-        live._attached.set()
         self.metrics.active.set(len(self.sessions))
         self.metrics.sessions.labels(reason).inc()
         logger.info("session closed", extra={"session": live.id, "reason": reason})
@@ -262,12 +261,13 @@ class Engine:
         running = [live for live in self.sessions.values() if live.outputs]
         self.metrics.queue.set(sum(live.timeline.ahead for live in running))
         # A chunk may have to wait for one of everybody else, and for a newcomer's start.
-        wait = self.chunk_seconds * max(1, len(running) + bool(self._background)) + self.start_seconds * (self.capacity > 1)
+        wait = self.chunk_seconds * max(1, len(running) + bool(self.background_users)) + self.start_seconds * (self.capacity > 1)
         floor = min(math.ceil(FPS * (wait + 0.1)), 2 * model.chunk_frames)
         candidates = []
         for live in running:
             live.timeline.floor = floor
             if live.timeline.wants():
+                live.wanted_at = live.wanted_at or now
                 candidates.append((now + live.timeline.ahead / FPS, live))
         urgent, chosen = min(candidates, key=lambda entry: entry[0], default=(math.inf, None))
         if self._starts and self._starts[0][0] <= urgent:
@@ -295,6 +295,8 @@ class Engine:
     def _chunk(self, live: LiveSession) -> Task:
         model, timeline = self.model, live.timeline
         assert model is not None
+        self.metrics.chunk.labels("wait").observe(self.clock.now() - (live.wanted_at or self.clock.now()))
+        live.wanted_at = None
         work = timeline.begin()
 
         def run() -> tuple[np.ndarray, Any]:

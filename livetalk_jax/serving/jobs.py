@@ -108,7 +108,11 @@ class Jobs:
             async with self._turn:
                 job.state = "running"
                 job.change()
-                await self._make(job, portrait, speech, prompt, seed)
+                self._engine.background_users += 1
+                try:
+                    await self._make(job, portrait, speech, prompt, seed)
+                finally:
+                    self._engine.background_users -= 1
             job.state = "done"
         except asyncio.CancelledError:
             job.state = "cancelled"

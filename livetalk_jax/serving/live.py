@@ -90,6 +90,7 @@ class LiveSession:
         state: "starting" until its first frames are made, then "live", in the end "closed".
         size: (height, width) of the video.
         owner: who opened it, as `tokens` names them.
+        late: ticks in which the model had no new frame.
     """
 
     def __init__(self, engine: "Engine", timeline: Timeline, size: tuple[int, int], owner: str):
@@ -100,6 +101,7 @@ class LiveSession:
         self.outputs: set[Output] = set()
         self.opened_at = self.detached_at = self.spoke_at = engine.clock.now()
         self.late = 0
+        self.wanted_at: float | None = None  # since when the next chunk is wanted
         self._resampler: Resampler | None = None
         self._attached = asyncio.Event()
         self.frames_made = asyncio.Event()
@@ -194,6 +196,14 @@ class LiveSession:
 
     # Run by the engine
 
+    def end(self, reason: str) -> None:
+        self.announce("closed", reason=reason)
+        self.state, self.reason = "closed", reason
+        for output in list(self.outputs):
+            output.close()
+        self.frames_made.set()
+        self._attached.set()
+
     async def pace(self) -> None:
         """A tick every 40 ms, from the first frame on and while somebody reads."""
         engine, clock = self.engine, self.engine.clock
@@ -210,7 +220,7 @@ class LiveSession:
                     continue
                 engine.metrics.tick_delay.observe(delay)
                 self.tick()
-                # After a stall the missed ticks follow at once, so that 25 a second stay 25 a second; a second's worth at most.
+                # After a stall the missed ticks follow at once, so that 25 a second stay 25 a second; of more than a second, none.
                 due = due + 1 / FPS if delay < 1 else clock.now()
 
     def tick(self) -> None:
