@@ -15,7 +15,6 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.config import AdaptationConfig, AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
-from livetalk_jax.data.pipeline import CachedData
 from livetalk_jax.data.procedural import feeds
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
@@ -40,8 +39,9 @@ def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
     data, stream = config.data, config.stream
     readers = where.readers
     if data.source != "synthetic" and not data.path:
-        writer = "livetalk data prepare" if data.source == "cache" else "livetalk data encode (for the VAE and speech: procedural)"
-        raise flags.UsageError(f"config.data.path is missing: the folder that `{writer}` wrote")
+        drawn = "procedural" if isinstance(config, PartConfig) else "encode"
+        command = f"livetalk data {'prepare' if data.source == 'cache' else drawn}"
+        raise flags.UsageError(f"config.data.path is missing: the folder that `{command}` wrote")
     order = {"batch": data.batch // readers.count, "seed": config.loop.seed, "process": readers.index}
     if isinstance(config, PartConfig):
         if data.source != "drawn":
@@ -50,6 +50,8 @@ def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
             return feeds.videos(data.path, frames=config.autoencoding.frames, **order)
         return feeds.speech(data.path, stream, **order)
     if data.source == "cache":
+        from livetalk_jax.data.pipeline import CachedData  # brings grain, which nothing else needs
+
         return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=readers.count, **order)
     if data.source == "drawn":
         return feeds.features(data.path, config.model, stream, chunks=data.chunks, **order)

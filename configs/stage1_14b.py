@@ -39,5 +39,6 @@ def get_config() -> ConfigDict:
         cold_start=0.1,
         cold_start_latent="first_frame",
         temporal_weight=0.0,
+        movement_weight=0.0,
     )
     return config

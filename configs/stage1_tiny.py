@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     )
     config.data.update(source="drawn", batch=64)
     config.execution.update(scan=False, remat="none")
-    config.loop.update(steps=15_000, log_every=50, save_every=2500, keep_last=1, keep_best=0, sample_every=5000)
+    config.loop.update(steps=25_000, log_every=50, save_every=2500, keep_last=1, keep_best=0, sample_every=5000)
     config.student.update(learning_rate=1e-3, warmup_steps=500, b2=0.99, ema_decay=0.999)
-    config.flow_matching.update(timestep_shift=SHIFT, drop_text=0.1, drop_audio=0.1, cold_start=0.2, cold_start_latent="portrait")
+    config.flow_matching.update(timestep_shift=SHIFT, cold_start=0.2, cold_start_latent="portrait", movement_weight=0.5)
     return config

@@ -17,10 +17,10 @@ def get_config() -> ConfigDict:
     first = stage1_tiny.get_config()
     config.model, config.stream, config.runtime, config.execution = first.model, first.stream, first.runtime, first.execution
     config.sampler = {**tiny.get_config().sampler, "negative_prompt": ""}
-    config.data = {**first.data, "chunks": 5}
+    config.data = {**first.data, "batch": 32, "chunks": 5}
     config.loop.update(steps=5000, log_every=50, save_every=500, keep_last=1, keep_best=0, sample_every=1000)
-    config.student.update(learning_rate=3e-5, ema_decay=0.99)
-    config.fake_score.update(learning_rate=6e-5)
+    config.student.update(learning_rate=5e-5, ema_decay=0.99)
+    config.fake_score.update(learning_rate=1e-4)
     config.distribution_matching.update(
         cold_start=0.3, handover_color=1.0, text_guidance=1.0, audio_guidance=2.0, score_shift=stage1_tiny.SHIFT,
     )  # fmt: skip

@@ -12,7 +12,7 @@ set -eu
 W=${1:?give a folder}; shift
 WORDS=${*:-draw vae audio encode stage1 stage2 check pack}
 : "${PARTS:=8}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
-: "${VAE_MINUTES:=5.5}" "${AUDIO_MINUTES:=1.5}" "${STAGE1_MINUTES:=8.5}" "${STAGE2_MINUTES:=7}"
+: "${VAE_MINUTES:=5}" "${AUDIO_MINUTES:=1.3}" "${STAGE1_MINUTES:=7}" "${STAGE2_MINUTES:=6.3}"
 mkdir -p "$W/clips" "$W/features"
 last=$((PARTS - 1))
 livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }
@@ -29,7 +29,7 @@ folders() {
     list=
     for part in $(seq 0 "$2"); do
         while [ ! -f "$W/clips/$part/clips.json" ]; do
-            [ -z "${drawing:-}" ] || kill -0 "$drawing" || { cat "$W/draw.log" >&2; exit 1; }
+            kill -0 "${drawing:-none}" 2> /dev/null || { echo "$W/clips/$part is not drawn, and nobody draws" >&2; exit 1; }
             sleep 1
         done
         list=$list${list:+,}$W/$1/$part

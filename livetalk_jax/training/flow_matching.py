@@ -79,9 +79,16 @@ def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array,
     return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, jnp.int32(1), jnp.int32(motion_latents)))
 
 
+def movement_weights(latents: jax.Array, share: float) -> jax.Array:
+    """How much each place of a clip [B, T, H, W, C] counts: mean 1, `share` of it by their deviation over time; [B, 1, H, W, 1]."""
+    change = jnp.mean(jnp.std(latents, axis=1, keepdims=True), -1, keepdims=True)
+    return 1.0 - share + share * change / (jnp.mean(change, (2, 3), keepdims=True) + 1e-6)
+
+
 def flow_matching_loss(
-    velocity: jax.Array, latents: jax.Array, noise: jax.Array, motion: Motion, weight: jax.Array, temporal_weight: float = 0.0
-) -> jax.Array:
+    velocity: jax.Array, latents: jax.Array, noise: jax.Array, motion: Motion, weight: jax.Array, temporal_weight: float = 0.0,
+    movement_weight: float = 0.0,
+) -> jax.Array:  # fmt: skip
     """Mean of weight·(v − (ε − x0))² over the generated frames.
 
     Args:
@@ -89,13 +96,16 @@ def flow_matching_loss(
         motion: its frames are not in the mean.
         weight: [B], of the timestep.
         temporal_weight: of the same error of v's differences between frames, both of which are generated.
+        movement_weight: `share` of `movement_weights`.
     """
     error = velocity - (noise - latents)
-    mask = new_frames(motion, latents.shape[1])
-    loss = masked_mean(per_row(weight) * jnp.square(error), mask)
+    mask, weights = new_frames(motion, latents.shape[1]), per_row(weight)
+    if movement_weight:
+        weights = weights * movement_weights(latents, movement_weight)
+    loss = masked_mean(weights * jnp.square(error), mask)
     if temporal_weight:
         change = jnp.diff(error, axis=1)
-        loss += temporal_weight * masked_mean(per_row(weight) * jnp.square(change), mask[:, :-1])
+        loss += temporal_weight * masked_mean(weights * jnp.square(change), mask[:, :-1])
     return loss
 
 

@@ -264,7 +264,7 @@ class Adaptation(Stage):
         def loss(weights: Weights):
             velocity = self.conditional.velocity(self.weights(weights, frozen), given)(example.noisy, example.timestep)
             return flow_matching.flow_matching_loss(
-                velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight
+                velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight, config.movement_weight
             ), {}
 
         return self.update(learner, "student", loss)

@@ -14,6 +14,7 @@ SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
     temporal_weight=0.0,
+    movement_weight=0.0,
 )  # fmt: skip
 
 
@@ -119,3 +120,14 @@ def test_chances(field, value):
     }
     for name, share in shares.items():
         assert abs(share - (value if name == field else 0.0)) < 0.03
+
+
+def test_what_moves_counts_more():
+    """One place of four changes in time: it gets its share, and the mean weight stays 1."""
+    latents = jnp.zeros((1, 4, 2, 2, 3)).at[0, ::2, 1, 0].set(2.0)
+    weights = fm.movement_weights(latents, 0.5)[0, 0, :, :, 0]
+    np.testing.assert_allclose(weights, [[0.5, 0.5], [2.5, 0.5]], rtol=1e-5)
+    error = jnp.zeros(latents.shape).at[0, :, 1, 0].set(1.0)
+    known, one = motion(1), jnp.ones(1)
+    plain, moved = (fm.flow_matching_loss(error - latents, latents, latents * 0, known, one, 0.0, share) for share in (0.0, 0.5))
+    np.testing.assert_allclose(moved, 2.5 * plain, rtol=1e-5)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from livetalk_jax import flags
 from livetalk_jax.config import ModelConfig, PartConfig, RunConfig, StreamConfig, TrainConfig, training_config
 from livetalk_jax.data.features import Features, frozen_networks
+from livetalk_jax.data.prepare import ordered
 from livetalk_jax.data.procedural.store import StoredClips
 from livetalk_jax.models.wav2vec2 import normalize_waveform
 from livetalk_jax.stream.audio import normalize_loudness
@@ -32,6 +34,7 @@ USAGE = "usage: livetalk data encode --clips DIR,DIR --out DIR --config stage1_t
 
 ARRAYS = ("chunk_latents", "reference_latents", "clip", "text", "audio", "color_mean", "color_deviation")  # as in `Features`
 NEGATIVE = "negative_text.npy"
+AHEAD = 24  # batches that are read ahead: loudness takes a core longer than all networks take a GPU
 DONE = "features.json"  # written last
 # Clips take turns with these: a model that has seen but one prompt would stumble over any other.
 CAPTIONS = (
@@ -47,6 +50,18 @@ def recipe(model: ModelConfig, stream: StreamConfig) -> str:
         name: getattr(stream, name) for name in ("frames", "motion_frames", "fps", "sample_rate", "audio_context_seconds")
     }
     return json.dumps(made | {"text_len": model.dit.text_len, "audio_window": model.dit.audio_window}, indent=1)
+
+
+class Clips(NamedTuple):
+    """Attributes:
+    frames: uint8 [B, K · new + motion, Y, X, 3].
+    reference: uint8 [B, Y, X, 3].
+    speech: float32 [B, K, samples], of normal loudness.
+    """
+
+    frames: np.ndarray
+    reference: np.ndarray
+    speech: np.ndarray
 
 
 class ClipEncoder:
@@ -93,16 +108,13 @@ class ClipEncoder:
         """[n, text_len, text_dim] float16."""
         return np.asarray(self._text(*self._tokenize(texts)))
 
-    def __call__(self, frames: np.ndarray, reference: np.ndarray, speech: np.ndarray) -> Features:
-        """Of B clips: uint8 [B, K · new + motion, Y, X, 3], uint8 [B, Y, X, 3] and float [B, K, samples]; all but the text."""
-        stream, (rows, chunks, samples) = self._stream, speech.shape
+    def __call__(self, clips: Clips) -> Features:
+        """All but the text."""
+        stream, (rows, chunks, samples) = self._stream, clips.speech.shape
         begins = np.arange(chunks) * (stream.frames - stream.motion_frames)
-        latents = self._pictures(frames, begins)
-        portrait, clip, color = self._portraits(reference)
-        flat = speech.astype(np.float32).reshape(-1, samples)
-        with ThreadPoolExecutor() as threads:
-            loud = np.stack(list(threads.map(lambda wave: normalize_loudness(wave, stream.sample_rate), flat)))
-        states = np.asarray(self._speech(loud))
+        latents = self._pictures(clips.frames, begins)
+        portrait, clip, color = self._portraits(clips.reference)
+        states = np.asarray(self._speech(clips.speech.reshape(-1, samples)))
         return {
             "chunk_latents": np.asarray(latents),
             "reference_latents": np.asarray(portrait),
@@ -113,27 +125,35 @@ class ClipEncoder:
         }
 
 
-def encode(stored: StoredClips, encoder: ClipEncoder, out: Path, batch: int) -> Iterator[int]:
+def encode(stored: StoredClips, encoder: ClipEncoder, sample_rate: int, out: Path, batch: int) -> Iterator[int]:
     """Features of all clips of a folder; yields how many clips each step has done.
 
     Raises:
         ValueError: features are not finite.
     """
+    batch = min(batch, len(stored))
     captions = encoder.captions(list(CAPTIONS))
     files: dict[str, np.memmap] = {}
-    for begin in range(0, len(stored), batch):
-        # The last batch begins early, so that one program serves all.
-        begin = max(min(begin, len(stored) - batch), 0)
+
+    def read(begin: int) -> Clips:
         part = slice(begin, begin + batch)
-        made = encoder(stored.frames[part], stored.reference[part], stored.speech[part])
-        made["text"] = captions[np.arange(begin, begin + len(made["clip"])) % len(CAPTIONS)]
-        for name, values in made.items():
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} of clips {begin} to {begin + batch} are not finite")
-            if name not in files:
-                files[name] = open_memmap(out / f"{name}.npy", "w+", values.dtype, (len(stored), *values.shape[1:]))
-            files[name][part] = values
-        yield len(made["clip"])
+        speech = stored.speech[part].astype(np.float32)
+        loud = [[normalize_loudness(wave, sample_rate) for wave in clip] for clip in speech]
+        return Clips(np.array(stored.frames[part]), np.array(stored.reference[part]), np.array(loud))
+
+    # The last batch begins early, so that one program serves all.
+    begins = [min(begin, len(stored) - batch) for begin in range(0, len(stored), batch)]
+    with ThreadPoolExecutor() as pool:
+        for begin, clips in zip(begins, ordered(pool, read, begins, AHEAD), strict=True):
+            made = encoder(clips)
+            made["text"] = captions[np.arange(begin, begin + batch) % len(CAPTIONS)]
+            for name, values in made.items():
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{name} of clips {begin} to {begin + batch} are not finite")
+                if name not in files:
+                    files[name] = open_memmap(out / f"{name}.npy", "w+", values.dtype, (len(stored), *values.shape[1:]))
+                files[name][begin : begin + batch] = values
+            yield batch
     for file in files.values():
         file.flush()
 
@@ -160,7 +180,7 @@ def main(argv: list[str]) -> None:
     with tqdm(total=sum(map(len, left.values())), unit="clip", file=sys.stderr) as bar:
         for out, stored in left.items():
             out.mkdir(parents=True, exist_ok=True)
-            for count in encode(stored, encoder, out, values.batch):
+            for count in encode(stored, encoder, config.stream.sample_rate, out, values.batch):
                 bar.update(count)
             np.save(out / NEGATIVE, encoder.captions([config.sampler.negative_prompt])[0])
             (out / DONE).write_text(made)

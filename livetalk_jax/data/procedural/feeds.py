@@ -22,7 +22,7 @@ from livetalk_jax.training.listening import PARTS, SpeechBatch
 
 Batch = TypeVar("Batch")
 
-THREADS, AHEAD = 4, 8
+THREADS, AHEAD = 8, 16
 
 
 class Drawn(Generic[Batch]):
