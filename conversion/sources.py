@@ -97,7 +97,7 @@ class SafetensorsFile:
 
 
 class TorchFile:
-    """One PyTorch file of tensors (`.pth`, `.bin`), flat or nested under "state_dict" or "model".
+    """One PyTorch file of tensors (`.pth`, `.bin`), flat or nested under "state_dict" or "model", or a TorchScript archive.
 
     Raises:
         OSError: PyTorch cannot read it as tensors, or is not installed.
@@ -115,7 +115,10 @@ class TorchFile:
         torch = torch_module()
         try:
             # Files from before PyTorch 1.6 are not zip archives and cannot be mapped.
-            state = torch.load(self.path, map_location="cpu", mmap=zipfile.is_zipfile(self.path), weights_only=True)
+            if is_torchscript(self.path):
+                state = torch.jit.load(self.path, map_location="cpu").state_dict()
+            else:
+                state = torch.load(self.path, map_location="cpu", mmap=zipfile.is_zipfile(self.path), weights_only=True)
         except Exception as error:  # unpickling a strange file fails in many ways
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise OSError(f"{self.path} is not a PyTorch file of tensors ({reason})") from None
@@ -132,6 +135,14 @@ class TorchFile:
             self._touched = 0
         self._touched += nbytes(self.tensors[name])
         return _view(self._state[name])
+
+
+def is_torchscript(path: Path) -> bool:
+    """A file that holds a program beside its tensors."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def torch_module():

@@ -65,14 +65,15 @@ ARROWS = {
     "serving.router": {"serving", "flags"},
     "generate": COMMAND,
     "benchmarks.memory": {*COMMAND, "training"},
+    "benchmarks.training": {*COMMAND, "training"},
     "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
 }
 # Beside JAX, which has Pallas, a backend may be written in another language.
 KERNEL_LANGUAGES = {"kernels.norm_rope.triton": ("jax_triton", "triton")}
 # A model is one file that reads alone, and so is a network's table.
 ALONE = ("models",)
-# Published `.pth` files are read and written with torch; its kernels are timed beside ours.
-TORCH = {"conversion.sources", "conversion.writers", "benchmarks.kernels"}
+# Published `.pth` files are read and written with torch; its kernels are timed beside ours; Q-Align is its authors' program.
+TORCH = {"conversion.sources", "conversion.writers", "benchmarks.kernels", "evaluation.metrics.quality"}
 
 
 def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, int]]:

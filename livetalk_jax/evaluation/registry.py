@@ -5,7 +5,72 @@ from livetalk_jax.evaluation.metric import Column, Metric
 _HERE = "livetalk_jax.evaluation.metrics"
 
 # Those of the paper's tables, which need published weights.
-_PUBLISHED: tuple[Metric, ...] = ()
+_PUBLISHED: tuple[Metric, ...] = (
+    Metric(
+        name="sync",
+        module=f"{_HERE}.sync",
+        columns=(
+            Column("Sync-C", "higher", "confidence of SyncNet: median less least of the distances at 31 offsets"),
+            Column("Sync-D", "lower", "least distance of lips and sound"),
+            Column("Sync offset", "zero", "frames by which the lips are behind the sound there"),
+        ),
+        source="SyncNet, Chung and Zisserman, ACCV Workshops 2016; joonson/syncnet_python",
+        weights=("syncnet_v2.model", "sfd_face.pth"),
+        fps=25,
+    ),
+    Metric(
+        name="quality",
+        module=f"{_HERE}.quality",
+        columns=(
+            Column("IQA", "higher", "quality by Q-Align, 1 to 5"),
+            Column("ASE", "higher", "aesthetics by Q-Align, 1 to 5"),
+        ),
+        source="Q-Align, Wu et al., ICML 2024, arXiv 2312.17090; a frame a second",
+        weights=("one-align",),
+        fps=1,
+    ),
+    Metric(
+        name="subject",
+        module=f"{_HERE}.subject",
+        columns=(Column("Subject-C", "higher", "likeness of frames to the first and to the one before, by DINO (VBench)"),),
+        source="VBench, Huang et al., CVPR 2024, arXiv 2311.17982",
+        weights=("dino_vitbase16_pretrain.pth",),
+    ),
+    Metric(
+        name="background",
+        module=f"{_HERE}.background",
+        columns=(Column("Background-C", "higher", "the same by CLIP (VBench)"),),
+        source="VBench, Huang et al., CVPR 2024, arXiv 2311.17982",
+        weights=("ViT-B-32.pt",),
+    ),
+    Metric(
+        name="motion",
+        module=f"{_HERE}.motion",
+        columns=(
+            Column("Motion-S", "higher", "1 less the error of every second frame interpolated by AMT-S, of 255 levels (VBench)"),
+        ),
+        source="VBench, Huang et al., CVPR 2024, arXiv 2311.17982",
+        weights=("amt-s.pth",),
+    ),
+    Metric(
+        name="fid",
+        module=f"{_HERE}.fid",
+        columns=(Column("FID", "lower", "Fréchet distance of Inception features of frames, five a second, from the references'"),),
+        source="Heusel et al., NeurIPS 2017, arXiv 1706.08500; pytorch-fid",
+        weights=("pt_inception-2015-12-05-6726825d.pth",),
+        sets=True,
+        fps=5,
+    ),
+    Metric(
+        name="fvd",
+        module=f"{_HERE}.fvd",
+        columns=(Column("FVD", "lower", "Fréchet distance of I3D features of clips of 16 frames from the references'"),),
+        source="Unterthiner et al., arXiv 1812.01717; StyleGAN-V's port",
+        weights=("i3d_torchscript.pt",),
+        sets=True,
+        fps=25,
+    ),
+)
 
 # Those that need no weights.
 _PLAIN: tuple[Metric, ...] = (
