@@ -92,17 +92,14 @@ async def talk(client: Client, portrait: bytes | None, samples: np.ndarray, minu
     async with client.stream(session, WINDOW) as stream:
         await stream.until_shown(1, 600)
         talking = asyncio.create_task(_keep_talking(stream, samples))
-        try:
-            first = last = await stream.until("stats", 600)
-            skews = []
-            async with asyncio.timeout(60 * minutes):
-                async for message in stream:
-                    skews.append(_skew(stream))
-                    last = message if message.type == "stats" else last
-        except TimeoutError:
-            pass
-        finally:
-            talking.cancel()
+        first = last = await stream.until("stats", 600)
+        skews, end = [], first.at + 60 * minutes
+        async for message in stream:
+            skews.append(_skew(stream))
+            last = message if message.type == "stats" else last
+            if message.at > end and last is not first:
+                break
+        talking.cancel()
         await stream.control("close")
         return _summary(stream, first, last, skews)
 

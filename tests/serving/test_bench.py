@@ -23,7 +23,7 @@ def test_figures_of_the_card(url, tmp_path, capsys):
     assert len(result["talking"]) == 2
     for session in result["talking"]:
         assert abs(session["largest skew of a fragment"]) < 0.04
-        assert 0 < session["real-time factor"] <= 1.1 and session["seconds"] > 0
+        assert 0 < session["real-time factor"] < 2 and session["seconds"] > 0
     assert result["job"]["frames"] > 200
     assert result["server MiB"]["after"] > 0
     assert "bench serving" in result["command"]

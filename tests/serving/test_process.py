@@ -81,7 +81,7 @@ def test_draining_lets_sessions_end():
             async with client.stream(session) as stream:
                 await stream.until("media_init")
                 server.send_signal(signal.SIGTERM)
-                assert (await stream.until("draining")).fields["seconds"] == 60
+                assert (await stream.until("draining")).fields["seconds"] == 300
                 await until_it_answers(url, "/readyz", 503)
                 with pytest.raises(Refused) as refused:
                     await client.open()
@@ -89,7 +89,7 @@ def test_draining_lets_sessions_end():
                 await stream.until_shown(stream.covered[-1][1] if stream.covered else 0)  # it still runs
                 await stream.control("close")
 
-    with card_server(port, grace=60.0) as server:
+    with card_server(port, grace=300.0) as server:
         asyncio.run(talk(server))
         assert server.wait(60) == 0
         log = server.stderr.read()
