@@ -27,7 +27,6 @@ CODES = {
     # Of streams.
     "bad_message": Code(400),
     "audio_overflow": Code(413, True),
-    "too_slow": Code(408, True),
     "closed": Code(410),
 }
 
