@@ -97,6 +97,13 @@ def chosen(names: Sequence[str], plans: Sequence[Plan]) -> list[Plan]:
 
 
 def with_plan(config: RunConfig, plan: Plan) -> RunConfig:
+    """`config` with all of a plan.
+
+    Raises:
+        UsageError: its weights are cut, which nothing here measures or predicts.
+    """
+    if config.parallel.weights != "whole":
+        raise flags.UsageError("plans are compared with whole weights: leave config.parallel.weights as it is")
     parallel = ParallelConfig(
         devices=plan.devices, sequence=f"{plan.ulysses}x{plan.ring}", grid=f"{plan.rows}x{plan.columns}",
         head_groups=plan.head_groups, vae_split=plan.vae_split,
@@ -396,7 +403,7 @@ def main(argv: list[str]) -> None:
         machine = cost_model.Machine.parse(model_for)
         plans = chosen(values.plans, candidates(machine.devices, heads, (h, w), machine.per_host))
         about["device"] = f"PREDICTED for {machine.hosts} host(s) of {machine.per_host} {machine.chip.name}"
-        report = cost_model.report(config, machine, plans, about)
+        report = cost_model.report(with_plan(config, plans[0]), machine, plans, about)
         if out is not None:
             report.write(out, f"predicted_{model_for}")
     else:

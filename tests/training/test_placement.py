@@ -1,10 +1,13 @@
 """How a configuration shares out devices, and what is refused."""
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
 from livetalk_jax.config import TrainConfig
-from livetalk_jax.training.state import placement_for
+from livetalk_jax.parallel.plan import Plan
+from livetalk_jax.training.state import Placement, placement_for
 from tests.training import sizes
 
 
@@ -46,3 +49,26 @@ def test_plan(execution, plan):
 def test_refused(execution, line):
     with pytest.raises(ValueError, match=line):
         place(**execution)
+
+
+@pytest.mark.parametrize(
+    ("plan", "processes", "shares"),
+    [
+        (Plan(data=4, fsdp=2), 2, [(2, 0), (2, 1)]),
+        (Plan(fsdp=4, ulysses=2, columns=2), 4, [(4, 0), (4, 1), (4, 2), (4, 3)]),
+        (Plan(fsdp=2, ulysses=4, rows=2, columns=2), 4, [(2, 0), (2, 0), (2, 1), (2, 1)]),
+        (Plan(ulysses=4, ring=2, rows=4, columns=2), 2, [(1, 0), (1, 0)]),
+    ],
+    ids=["rows apart", "videos inside processes", "two processes a video", "one video"],
+)
+def test_processes_of_one_video_read_the_same(monkeypatch, plan, processes, shares):
+    where = Placement(plan, tuple(SimpleNamespace(process_index=i * processes // 8) for i in range(8)))  # type: ignore[arg-type]
+    for process, share in enumerate(shares):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        assert where.readers == share
+
+
+def test_videos_and_processes_that_cut_across_each_other():
+    where = Placement(Plan(fsdp=2, ring=3, rows=3), tuple(SimpleNamespace(process_index=i // 2) for i in range(6)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="one video has 3 devices and a process 2: one must divide the other"):
+        _ = where.readers
