@@ -4,6 +4,7 @@
 # make lint   ruff and mypy alone
 # make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, half an hour on two cores, and fails where
 #                     something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
+# make small-model   trains the shipped model in out/small, from nothing: half an hour on a GPU, days without; needs espeak-ng
 # make memory   compiles both 14B training stages for 8, 16 and 32 H200s on a machine without a GPU: what each GPU must hold
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test browser lint sharding-aot memory clean
+.PHONY: demo test browser lint sharding-aot small-model memory clean
 
 demo: $(VENV)/installed
 	@mkdir -p out
@@ -34,6 +35,10 @@ lint: $(VENV)/installed-test
 sharding-aot: build/aot/ready
 	@mkdir -p out
 	PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu $(BIN)/python -m livetalk_jax.benchmarks.aot --config soulx_14b --out out $(AOT_FLAGS)
+
+small-model: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[train]'
+	PYTHON=$(BIN)/python sh tools/train_small.sh out/small
 
 memory: build/aot/ready
 	@mkdir -p out
