@@ -1,5 +1,6 @@
 """The metrics on top of the networks: their arithmetic against published code and known answers, and what they lack."""
 
+import functools
 import re
 
 import numpy as np
@@ -197,7 +198,8 @@ def test_sync_of_a_video(weights, monkeypatch):
     assert scores.curves.keys() == {"Sync-C"}
 
 
-def test_a_portrait_without_a_face(weights):
+def test_a_portrait_without_a_face(weights, monkeypatch):
+    monkeypatch.setattr(s3fd, "find_face", functools.partial(s3fd.find_face, longer_side=64))
     with pytest.raises(Absent, match=r"no face was found in the portrait \(the likeliest has 0\.\d\d, 0\.9 is needed\)"):
         sync.begin(clip(96, 64), weights)
 
