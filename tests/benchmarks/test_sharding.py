@@ -10,11 +10,12 @@ import pytest
 
 from livetalk_jax import flags
 from livetalk_jax.benchmarks import cost_model, hlo, sharding
-from livetalk_jax.config import RunConfig
+from livetalk_jax.config import DiTConfig, RunConfig
 from livetalk_jax.configs import tiny
 from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.shapes import Geometry
 
+HEADS = DiTConfig.tiny().num_heads
 CONFIG = """
 from livetalk_jax.configs import tiny
 
@@ -100,7 +101,7 @@ def compare(monkeypatch, tmp_path):
     monkeypatch.setattr(sharding.replay, "seconds", lambda *_: 1.0)
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
     config = RunConfig.from_config_dict(tiny.get_config())
-    plans = sharding.candidates(2, 4, (8, 8))
+    plans = sharding.candidates(2, HEADS, (8, 8))
 
     def run(budget):
         report = sharding.compare(config, jax.devices()[:2], plans, out=tmp_path, repeats=1, budget=budget, about={})
@@ -122,7 +123,7 @@ def test_one_device_is_always_measured(compare):
 
 def test_a_plan_that_fails_costs_only_itself(compare, tmp_path):
     report, tried = compare(math.inf)
-    assert tried == ["u1r1-g1x1", *(plan.name for plan in sharding.candidates(2, 4, (8, 8)))]
+    assert tried == ["u1r1-g1x1", *(plan.name for plan in sharding.candidates(2, HEADS, (8, 8)))]
     failed = [row for row in report.rows if row.failed]
     assert failed
     assert all("u1r2" in row.plan and row.failed == "RESOURCE_EXHAUSTED: out of memory while trying" for row in failed)
