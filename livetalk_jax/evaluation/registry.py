@@ -90,7 +90,7 @@ _PLAIN: tuple[Metric, ...] = (
         columns=(
             Column("Colour", "lower", "distance of mean and deviation of the channels from the portrait's, levels"),
             Column("Colour drift", "lower", "the same between the first and the last ten seconds, levels"),
-            Column("Sharpness", "neither", "variance of the Laplacian as a share of the portrait's"),
+            Column("Sharpness", "neither", "variance of the Laplacian over that of the brightness, as a share of the portrait's"),
             Column("Sharpness drift", "zero", "last ten seconds less the first ten"),
         ),
         source="ours; Laplacian: Pech-Pacheco et al., ICPR 2000",

@@ -1,7 +1,8 @@
 """Colour and sharpness of each frame against the portrait, and how they drift from the first ten seconds to the last.
 
 Colour: mean absolute difference of the six numbers "mean and deviation of a channel" from the portrait's, in grey levels.
-Sharpness: variance of the Laplacian (Pech-Pacheco et al., 2000) as a share of the portrait's.
+Sharpness: variance of the Laplacian (Pech-Pacheco et al., 2000) over that of the brightness, so that contrast does not count, as a
+share of the portrait's.
 Drift is the last ten seconds less the first ten (of a short video, thirds).
 """
 
@@ -20,7 +21,8 @@ def colors(frame: np.ndarray) -> np.ndarray:
 
 
 def sharpness(frame: np.ndarray) -> float:
-    return float(laplace(frame @ np.array([0.299, 0.587, 0.114], np.float32)).var())
+    grey = frame @ np.array([0.299, 0.587, 0.114], np.float32)
+    return float(laplace(grey).var() / max(grey.var(), 1e-3))
 
 
 class Meter:
