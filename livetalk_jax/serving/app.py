@@ -111,7 +111,8 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
     async def caller(
         request: Request, header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], token: str | None = Query(None)
     ) -> str:
-        who = guard.who(header.credentials if header else token)
+        in_address = token if request.method == "GET" else None  # where a page cannot set headers
+        who = guard.who(header.credentials if header else in_address)
         address = request.client.host if request.client else ""
         if not server.buckets.take(f"{who} {address}", engine.clock.now()):
             raise ServingError("rate_limited", "too many requests; slow down", 1)
