@@ -16,7 +16,7 @@ from tests.serving.card import TestCard
 
 
 @contextlib.contextmanager
-def running(card: TestCard, limits: Limits | None = None, ping: float = 10, **options):
+def running(card: TestCard, limits: Limits | None = None, ping: float = 10, tls: dict | None = None, **options):
     """A server in a thread of its own; yields (its address, its `Server`)."""
     ready, holder = threading.Event(), {}
 
@@ -24,7 +24,7 @@ def running(card: TestCard, limits: Limits | None = None, ping: float = 10, **op
         server = Server(engine=Engine(lambda: card, limits or Limits(sessions=8), Metrics()), **options)
         with socket.socket() as listening:
             listening.bind(("127.0.0.1", 0))
-            config = uvicorn_config(create_app(server), ping)
+            config = uvicorn_config(create_app(server), ping, **(tls or {}))
             web = uvicorn.Server(config)
             holder.update(server=server, web=web, url=f"http://127.0.0.1:{listening.getsockname()[1]}")
             serving = asyncio.create_task(web.serve([listening]))

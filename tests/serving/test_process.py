@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import datetime
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -13,12 +15,16 @@ from pathlib import Path
 import httpx2
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import serve
 from livetalk_jax.flags import UsageError
 from livetalk_jax.serving.client import Client, Refused
 from livetalk_jax.serving.tokens import LOCAL
-from tests.serving.card import SIZE
+from tests.serving.card import SIZE, TestCard
+from tests.serving.conftest import running
 
 ROOT = Path(__file__).parents[2]
 CARD = """
@@ -206,3 +212,36 @@ def test_serve_py_with_networks(tmp_path):
         assert server.wait(60) == 0
     assert frames.shape[1:] == (32, 48, 3)
     assert np.ptp(frames[-1].astype(int)) > 10 and SIZE != (32, 48)
+
+
+def test_tls(tmp_path):
+    """With a certificate the server speaks HTTPS and WSS."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    today = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(private)
+
+    async def talk(url):
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        async with Client(url, verify=trusted) as client:
+            session = await client.open()
+            async with client.stream(session) as stream:
+                await stream.until_shown(0.1)
+
+    certificates = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
+    with running(TestCard(), tls=certificates) as (url, _):
+        asyncio.run(talk(url.replace("http://127.0.0.1", "https://localhost")))
