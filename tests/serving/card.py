@@ -75,3 +75,20 @@ class TestCard:
         assert frames.shape == (MOTION, *SIZE, 3) and frames.dtype == np.uint8
         self.rewinds.append((frames, dropped))
         return state._replace(next=read(frames[-1])[0] + 1)
+
+
+if __name__ == "__main__":
+    import argparse
+
+    from livetalk_jax.serving import logs
+    from livetalk_jax.serving.app import Server
+    from livetalk_jax.serving.engine import Engine, Limits
+    from livetalk_jax.serving.metrics import Metrics
+    from livetalk_jax.serving.server import Listen, serve
+
+    parser = argparse.ArgumentParser(description="Serve the test card: the server without a model.")
+    parser.add_argument("--seconds", type=float, default=0.2, help="that a chunk takes")
+    parser.add_argument("--port", type=int, default=8000)
+    arguments = parser.parse_args()
+    logs.configure()
+    serve(Server(engine=Engine(lambda: TestCard(arguments.seconds), Limits(), Metrics())), Listen(port=arguments.port))
