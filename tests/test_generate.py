@@ -145,7 +145,7 @@ def test_bad_input_is_one_line(folder, tmp_path, capfd, changes, part):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("other", ["holds a dit of another configuration", "dim 5120 (not 128)", "num_layers 40 (not 6)"]),
+        ("other", ["holds a dit of another configuration", "dim 5120 (not 192)", "num_layers 40 (not 6)"]),
         ("lacking", ["has no network 'dit', only vae"]),
     ],
 )

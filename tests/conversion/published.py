@@ -49,7 +49,11 @@ def clip_tensors() -> Tensors:
     """With what our network does not use: the last block, the head and the text tower."""
     tensors = network_tensors("clip", "wan", np.float16)
     last = TINY.clip.num_layers - 1
-    more = {name.replace(".0.", f".{last}."): array.shape for name, array in tensors.items() if ".transformer.0." in name}
+    more = {
+        name.replace(".transformer.0.", f".transformer.{last}."): array.shape
+        for name, array in tensors.items()
+        if ".transformer.0." in name
+    }
     more |= {"visual.post_norm.weight": (64,), "visual.head": (64, 32), "textual.blocks.0.attn.q.weight": (8, 8), "log_scale": ()}
     return tensors | random_tensors(more, np.float16, 1)
 

@@ -378,7 +378,7 @@ def test_inspect(soulx, tmp_path, capsys):
     assert (
         "a checkpoint of this program" in text
         and text.count("fits tiny") == 5
-        and "14 published tensors that it does not use" in text
+        and "16 published tensors that it does not use" in text
     )
     shutil.copytree(folder / "soulx", tmp_path / "soulx")
     min((tmp_path / "soulx").glob("*.safetensors")).unlink()
