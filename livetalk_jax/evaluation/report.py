@@ -30,7 +30,7 @@ Writes DIR/report.html and DIR/report.json: the runs beside each other, the firs
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0", "neither": ""}
 WIDEST = 9  # columns of a table
 SHOWN = 8  # samples with players
-EMBEDDED = 24 * 2**20  # bytes of videos inside the page; what is more lies beside it
+EMBEDDED = 8 * 2**20  # bytes of videos inside the page; what is more lies beside it
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4"}
 
 
@@ -196,16 +196,18 @@ def _players(rows: Sequence[Row], folder: Path) -> Iterator[str]:
 
 
 def _missing(rows: Sequence[Row]) -> str:
-    lines = [
-        f"<tr><th>{escape(metric.name)}</th><td>{escape(', '.join(c.name for c in metric.columns))}</td>"
-        f"<td>{escape(row.name)}</td><td>{escape(row.absent[metric.name])}</td></tr>"
-        for metric in METRICS
-        for row in rows
-        if metric.name in row.absent
-    ]
+    lines = []
+    for metric in METRICS:
+        runs: dict[str, list[str]] = collections.defaultdict(list)
+        for row in rows:
+            if metric.name in row.absent:
+                runs[row.absent[metric.name]].append(row.name)
+        for reason, names in runs.items():
+            cells = (", ".join(c.name for c in metric.columns), "all" if len(names) == len(rows) else ", ".join(names), reason)
+            lines.append(f"<tr><th>{escape(metric.name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     if not lines:
         return "<p>Nothing is missing.</p>"
-    head = "<tr><th>Metric</th><th>Columns</th><th>Run</th><th>Why</th></tr>"
+    head = "<tr><th>Metric</th><th>Columns</th><th>Runs</th><th>Why</th></tr>"
     return f"<div class=wide><table class=text>{head}{''.join(lines)}</table></div>"
 
 
