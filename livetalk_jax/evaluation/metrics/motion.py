@@ -31,7 +31,7 @@ class Meter:
         expected = middle[top : top + self.clip.height, left : left + self.clip.width]
         # To whole levels as the published code rounds: down.
         levels = np.clip(expected * 255, 0, 255).astype(np.uint8)
-        return np.abs(np.subtract(frames[1], levels, dtype=np.int16)).mean(keepdims=True).reshape(1)
+        return np.array([np.abs(np.subtract(frames[1], levels, dtype=np.int16)).mean()])
 
     def scores(self) -> Scores:
         values = 1 - self._windows.whole() / 255
