@@ -85,5 +85,5 @@ class BlockStack(nnx.Module):
 def gather_around(network: Any) -> Any:
     """`network` with every weight whole but those of its block stacks, which gather a block's when it runs."""
     stacks = [tuple(path) for path, module in nnx.iter_modules(network) if isinstance(module, BlockStack)]
-    graph, stacked, rest = nnx.split(network, lambda path, _: any(tuple(path[: len(stack)]) == stack for stack in stacks), ...)
-    return nnx.merge(graph, stacked, gather_weights(rest))
+    graph, *states = nnx.split(network, lambda path, _: any(tuple(path[: len(stack)]) == stack for stack in stacks), ...)
+    return nnx.merge(graph, states[0], gather_weights(states[1]))

@@ -55,7 +55,7 @@ def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.Pat
         CheckpointError: the folder is no checkpoint, lacks the network, or holds one of another size.
     """
     graph, state = nnx.split(nnx.eval_shape(lambda: random_network(model, name, dtype, 0)), nnx.Param)
-    sharding = where and by_path(where.weight_shardings(state))
+    sharding = by_path(where.weight_shardings(state)) if where else None
     return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name), sharding=sharding))
 
 

@@ -61,7 +61,8 @@ def _dotted(key: tuple) -> str:
     return ".".join(map(str, key))
 
 
-class Readers(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Readers:
     """A batch's rows are read in `count` equal shares; this process reads number `index`. Processes of one video read the same."""
 
     count: int
