@@ -53,8 +53,10 @@ def free_port():
 
 @contextlib.contextmanager
 def process(command):
-    """A running server's (process, its log file's text so far)."""
-    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    """A running server; its log is in `stderr`."""
+    # Compilation is nearly all of the time with networks, and what it optimises does not matter for small ones.
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield running
     finally:

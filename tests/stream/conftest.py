@@ -5,6 +5,7 @@ import pytest
 from livetalk_jax.config import RunConfig
 from livetalk_jax.configs import tiny
 from livetalk_jax.stream.networks import random_networks
+from livetalk_jax.stream.session import Pipeline
 from livetalk_jax.tokenizer import load_tokenizer
 
 SIZE = (32, 48)
@@ -31,3 +32,9 @@ def networks(small):
 @pytest.fixture(scope="session")
 def tokenize(small):
     return load_tokenizer("bytes", small.model.dit.text_len)
+
+
+@pytest.fixture(scope="session")
+def pipeline(networks, small, tokenize):
+    """Compiled by whoever comes first."""
+    return Pipeline(networks, small, SIZE, tokenize)

@@ -6,7 +6,6 @@ import pytest
 
 from livetalk_jax.stream.audio import SpeechBuffer
 from livetalk_jax.stream.avatar import Avatar
-from livetalk_jax.stream.session import Pipeline
 from tests.stream.conftest import FRAMES, MOTION, SIZE
 
 NEW = FRAMES - MOTION
@@ -19,8 +18,8 @@ def speech(seed):
 
 
 @pytest.fixture(scope="module")
-def avatar(networks, small, tokenize):
-    return Avatar({SIZE: Pipeline(networks, small, SIZE, tokenize)})
+def avatar(pipeline):
+    return Avatar({SIZE: pipeline})
 
 
 def test_a_state_is_never_changed(avatar):

@@ -46,8 +46,7 @@ def counted_compilations():
 
 
 @pytest.fixture(scope="module")
-def pipeline(networks, small, tokenize):
-    pipeline = Pipeline(networks, small, SIZE, tokenize)
+def pipeline(pipeline):
     session = pipeline.start(PORTRAIT)
     pipeline.warm_up(session)
     video(session, noise(1))
