@@ -1,8 +1,6 @@
 """Networks that are trained alone: the VAE and the speech encoder; their losses, and a run of each to a checkpoint."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
@@ -12,9 +10,10 @@ import pytest
 
 from livetalk_jax import checkpoint
 from livetalk_jax.config import AutoencoderConfig, PartConfig, SpeechConfig, training_config
-from livetalk_jax.configs import audio_tiny, vae_tiny
+from livetalk_jax.configs import audio_tiny, stage1_tiny, vae_tiny
 from livetalk_jax.data.procedural import encode, feeds
 from livetalk_jax.data.procedural.store import StoredClips
+from livetalk_jax.flags import UsageError
 from livetalk_jax.training import autoencoding, listening
 from livetalk_jax.training.autoencoding import Autoencoding, Posterior, VideoBatch
 from livetalk_jax.training.listening import Listening
@@ -24,6 +23,7 @@ from livetalk_jax.training.stages import State
 from tests.training import sizes
 from tests.training.conftest import one_device
 from tests.training.drawn import CHUNKS, FRAMES, write_folder
+from train import open_data
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -245,16 +245,15 @@ def test_features_are_those_of_prepared_data(clips, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "override", "message"),
+    ("module", "data", "message"),
     [
-        ("vae_tiny", "--config.data.source=cache", "only 'drawn' has"),
-        ("vae_tiny", "--config.data.source=drawn", "config.data.path is missing"),
-        ("stage1_tiny", "--config.data.source=drawn", "livetalk data encode"),
+        (vae_tiny, {"source": "cache", "path": "somewhere"}, "only 'drawn' has"),
+        (vae_tiny, {"source": "drawn"}, "config.data.path is missing: the folder that `livetalk data procedural` wrote"),
+        (stage1_tiny, {"source": "drawn"}, "config.data.path is missing: the folder that `livetalk data encode` wrote"),
     ],
 )
-def test_mistakes_are_told(config, override, message, tmp_path):
-    path = [] if "missing" in message or "encode" in message else [f"--config.data.path={tmp_path}"]
-    command = [sys.executable, "train.py", "--config", config, f"--workdir={tmp_path}", override, *path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 2
-    assert message in done.stderr.splitlines()[-1]
+def test_mistakes_are_told(module, data, message):
+    config = module.get_config()
+    config.data.update(data)
+    with pytest.raises(UsageError, match=message):
+        open_data(training_config(config), one_device())
