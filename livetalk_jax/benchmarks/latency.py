@@ -7,21 +7,17 @@ the median of the rest is reported.
 import datetime
 import json
 import shlex
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
+from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, median_seconds
 from livetalk_jax.diffusion.sampler import noise_draws
 from livetalk_jax.parallel.distributed import initialize
-from livetalk_jax.parallel.layout import WHOLE
-from livetalk_jax.stream.chunk import denoise
 from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
@@ -30,24 +26,12 @@ USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--r
 
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
-CHAIN = 4  # VAE calls in one program
 
 
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", None, "For --config.parallel.devices.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
-
-
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time of run(), which returns arrays to wait for; one run before is not counted."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
 
 
 def measure(pipeline: Pipeline, repeats: int) -> dict[str, float]:
@@ -67,31 +51,13 @@ def measure(pipeline: Pipeline, repeats: int) -> dict[str, float]:
     windows = pipeline.chunk_windows(speech)
     seconds["audio: wav2vec2 windows of a chunk"] = median_seconds(lambda: pipeline.chunk_windows(speech), repeats)
 
-    # A whole denoising loop is one program; audio keys and values are part of it, as they are of a chunk.
     shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
     noise = rng.normal(size=shape).astype(np.float32)
-    parallel, (conditions, motion) = pipeline.parallel, pipeline.specs
-
-    def loop(dit, conditions, windows, noise, motion):
-        noise = parallel.take_spatial(noise, 3)
-        return denoise(dit, conditions, windows, noise, motion, sampler=sampler, parallel=parallel)
-
-    latents = conditions.reference
-    timed = pipeline.spread(loop, networks.dit, in_specs=(conditions, WHOLE, WHOLE, motion), out_specs=latents)
+    timed = denoising(pipeline)
     total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
     seconds["DiT: one step"] = total / sampler.steps
 
-    def chained(call):
-        """The last of CHAIN calls, each on an input that hangs on the one before."""
-
-        def run(vae, x):
-            vae, x = pipeline.layout.vae(vae), parallel.take_spatial(x, 2)
-            return jax.lax.scan(lambda x, _: (x + (jnp.mean(call(vae, x)) * 1e-6).astype(x.dtype), None), x, length=CHAIN)[0]
-
-        return pipeline.spread(run, networks.vae, in_specs=(WHOLE,), out_specs=latents)
-
-    decode = chained(lambda vae, z: vae.decode(z, parallel=parallel))
-    encode = chained(lambda vae, x: vae.encode(x, parallel=parallel))
+    decode, encode = decoding(pipeline), encoding(pipeline)
     dtype = session.conditions.reference.dtype
     z = np.asarray(noise[0], dtype)
     video = rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)).astype(dtype)

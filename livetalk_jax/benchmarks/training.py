@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks.latency import median_seconds
+from livetalk_jax.benchmarks.stages import median_seconds
 from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
