@@ -19,7 +19,7 @@ FSDP, COPIES, SEQUENCE = (
     Plan(data=2, fsdp=2, ulysses=2, columns=2),
     Plan(fsdp=2, ulysses=2, ring=2, rows=2, columns=2),
 )
-RUNS = {"stage1": (FSDP, SEQUENCE), "stage2": (COPIES, SEQUENCE)}
+RUNS = {"stage1": (FSDP, COPIES), "stage2": (SEQUENCE,)}
 
 
 def make(name: str, plan: Plan) -> Stage:
