@@ -24,5 +24,5 @@ def kept_programs(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request):
     """Compilation is nearly all of these folders' time, and what it optimises does not matter for programs so small."""
-    quick = request.path.parent.name in ("benchmarks", "parallel", "training")
+    quick = request.path.parent.name in ("benchmarks", "models", "nn", "parallel", "stream", "training")
     jax.config.update("jax_disable_most_optimizations", quick)

@@ -31,7 +31,7 @@ def test_what_a_device_holds(config, needs):
     parameters = sum(math.prod(x.shape) for x in stage.dit.shapes.values())
     assert one.learners == pytest.approx(12 * parameters, rel=1e-3), "float32 weights and two moments"
     assert 0.5 * one.learners < two.learners < 0.65 * one.learners, "matrices are shared out, small arrays are not"
-    assert one.frozen == two.frozen > 0 and one.batch == pytest.approx(2 * two.batch, rel=0.01)
+    assert one.frozen > two.frozen > 0 and one.batch == pytest.approx(2 * two.batch, rel=0.01)
     assert all(need.peak > need.learners + need.frozen + need.batch for need in needs)
 
 

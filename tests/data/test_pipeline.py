@@ -34,7 +34,7 @@ def features_of(number: int, bucket) -> dict:
     half = {
         "chunk_latents": rng.standard_normal((CHUNKS, 9, h, w, 16)),
         "reference_latents": np.full((9, h, w, 16), number),
-        "clip": rng.standard_normal((257, 4)),
+        "clip": rng.standard_normal((MODEL.clip.tokens, 4)),
         "text": rng.standard_normal((3 + number % 5, 4)),
         "audio": rng.standard_normal((CHUNKS, 35, 2, 3)),
     }

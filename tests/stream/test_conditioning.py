@@ -92,9 +92,10 @@ def test_boxes_that_do_not_do(boxes, line):
 
 
 @pytest.fixture(scope="module")
-def prepared(networks):
+def prepared(networks, small):
     """Conditions and first motion with a negative prompt and two persons."""
-    text = np.random.default_rng(1).standard_normal((2, 1, 32, 64)).astype(np.float32)
+    shape = (2, 1, small.model.dit.text_len, small.model.dit.text_dim)
+    text = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     masks = np.ones((3, 6), np.float32)
     run = jax.jit(lambda dit, vae, clip: prepare(dit, vae, clip, PORTRAIT, text[0], text[1], masks, SMALL))
     return run(networks.dit, networks.vae, networks.clip)

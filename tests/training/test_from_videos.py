@@ -5,6 +5,7 @@ import wave
 from pathlib import Path
 
 import av
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -54,7 +55,6 @@ def run(stage: str, folder: Path, workdir: Path, weights: Path) -> Path:
     data = [
         "--config.data.source=cache",
         f"--config.data.path={paths}",
-        "--config.data.batch=8",
         "--config.loop.steps=2",
         "--config.loop.sample_every=2",
     ]
@@ -62,7 +62,8 @@ def run(stage: str, folder: Path, workdir: Path, weights: Path) -> Path:
     return workdir / "student"
 
 
-def test_both_stages(caches, tmp_path):
+def test_both_stages(caches, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "choose_devices", lambda count: jax.devices()[:1])  # several are test_devices.py's matter
     adapted = run("stage1", caches, tmp_path / "stage1", caches / "teacher")
     student = run("stage2", caches, tmp_path / "stage2", adapted)
     before, after = (dict(checkpoint.read(folder, "dit")) for folder in (caches / "teacher", student))

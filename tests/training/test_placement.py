@@ -7,7 +7,7 @@ import pytest
 
 from livetalk_jax.config import TrainConfig
 from livetalk_jax.parallel.plan import Plan
-from livetalk_jax.training.state import Placement, placement_for
+from livetalk_jax.training.state import Placement, Readers, placement_for
 from tests.training import sizes
 
 
@@ -32,7 +32,7 @@ def place(**execution):
 def test_plan(execution, plan):
     where = place(**execution)
     assert where.plan.name == plan
-    assert where.readers == (1, 0)
+    assert where.readers == Readers(1, 0)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_processes_of_one_video_read_the_same(monkeypatch, plan, processes, shar
     where = Placement(plan, tuple(SimpleNamespace(process_index=i * processes // 8) for i in range(8)))  # type: ignore[arg-type]
     for process, share in enumerate(shares):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        assert where.readers == share
+        assert where.readers == Readers(*share)
 
 
 def test_videos_and_processes_that_cut_across_each_other():
