@@ -19,7 +19,7 @@ demo: $(VENV)/installed
 	$(BIN)/livetalk generate --config tiny --image livetalk_jax/samples/portrait.png --audio livetalk_jax/samples/speech.flac --out out/demo.mp4
 
 test: lint
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser:
 	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then :; \

@@ -7,6 +7,8 @@ jax.config.update("jax_num_cpu_devices", 8)  # for tests/parallel; everything el
 
 
 def pytest_collection_modifyitems(items):
+    # The slowest files first: where tests run in several processes, none is left alone with them in the end.
+    items.sort(key=lambda item: item.path.parent.name not in ("training", "parallel", "benchmarks"))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and jax.default_backend() != "gpu":
         for item in marked:
