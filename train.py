@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.config import AdaptationConfig, AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
+from livetalk_jax.config import AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
 from livetalk_jax.data.procedural import feeds
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
@@ -25,7 +25,7 @@ from livetalk_jax.training.batch import SyntheticData, TrainData
 from livetalk_jax.training.listening import Listening
 from livetalk_jax.training.loop import train
 from livetalk_jax.training.single import SingleNetwork
-from livetalk_jax.training.stages import Adaptation, Distillation, Stage
+from livetalk_jax.training.stages import Stage, make_stage
 from livetalk_jax.training.state import Placement, placement_for
 
 USAGE = "usage: python train.py --config stage1_tiny --workdir DIR [--config.KEY=VALUE …]"
@@ -64,7 +64,7 @@ def open_stage(config: TrainConfig | PartConfig, where: Placement, data: TrainDa
         return Autoencoding(config, where)
     if isinstance(config, SpeechConfig):
         return Listening(config, where)
-    return (Adaptation if isinstance(config, AdaptationConfig) else Distillation)(config, where, data.negative_text)
+    return make_stage(config, where, data.negative_text)
 
 
 def main(argv: list[str]) -> None:

@@ -5,10 +5,14 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)  # for tests/parallel; everything else runs on the first
 
+# Folders whose time is nearly all compilation, the slowest first.
+QUICK = ("training", "parallel", "benchmarks", "models", "nn", "stream")
+
 
 def pytest_collection_modifyitems(items):
-    # The slowest files first: where tests run in several processes, none is left alone with them in the end.
-    items.sort(key=lambda item: item.path.parent.name not in ("training", "parallel", "benchmarks"))
+    # The slowest first: where tests run in several processes, none is left alone with them in the end.
+    rank = {name: number for number, name in enumerate(QUICK)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(QUICK)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and jax.default_backend() != "gpu":
         for item in marked:
@@ -25,6 +29,8 @@ def kept_programs(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request):
-    """Compilation is nearly all of these folders' time, and what it optimises does not matter for programs so small."""
-    quick = request.path.parent.name in ("benchmarks", "models", "nn", "parallel", "stream", "training")
-    jax.config.update("jax_disable_most_optimizations", quick)
+    """What compilation optimises does not matter for programs so small."""
+    quick = request.path.parent.name in QUICK
+    if quick != jax.config.jax_disable_most_optimizations:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()  # JAX does not look at this setting when it reuses a program, and the two round differently

@@ -13,7 +13,7 @@ PACKAGE = "livetalk_jax"
 FOLDERS = {"livetalk_jax": PACKAGE, **{name: f"{PACKAGE}.{name}" for name in ("kernels", "configs", "conversion")}}
 
 STREAM = {"stream", "models", "diffusion", "parallel", "config", "shapes", "tokenizer", "checkpoint"}
-COMMAND = {*STREAM, "flags", "configs", "media", "programs"}
+COMMAND = {*STREAM, "flags", "configs", "files", "media", "programs"}
 # What a part may import beside itself. The longest name that fits a module is its part.
 ARROWS = {
     "": set(),
@@ -24,6 +24,7 @@ ARROWS = {
     "tokenizer": set(),
     "checkpoint": set(),
     "programs": set(),
+    "files": set(),
     "samples": set(),
     "diffusion": set(),
     "configs": {"config"},
@@ -39,6 +40,7 @@ ARROWS = {
     - {"stream"},
     "data": {
         "config",
+        "files",
         "media",
         "tokenizer",
         "stream.audio",
@@ -52,7 +54,7 @@ ARROWS = {
         *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.networks")
     },
     "data.procedural.feeds": {"data", "config", "stream.color", "training.autoencoding", "training.batch", "training.listening"},
-    "data.prepare": {"data", "config", "checkpoint", "flags", "tokenizer"},
+    "data.prepare": {"data", "config", "checkpoint", "files", "flags", "tokenizer"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
     "evaluation": {*COMMAND, "data", "generate"},

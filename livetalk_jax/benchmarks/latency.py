@@ -17,6 +17,7 @@ from absl import flags as absl_flags
 from livetalk_jax import flags
 from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, median_seconds
 from livetalk_jax.diffusion.sampler import noise_draws
+from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, layout
@@ -118,6 +119,4 @@ def main(argv: list[str]) -> None:
     if result["peak_bytes"]:
         print(f"  {'peak device memory':44}{result['peak_bytes'] / 2**30:10.1f} GiB")
     if out is not None:
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.rename(out)
+        write_whole(out, json.dumps(result, indent=2) + "\n")

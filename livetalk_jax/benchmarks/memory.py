@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 import shlex
 import time
 from pathlib import Path
@@ -22,9 +21,10 @@ from absl import flags as absl_flags
 from livetalk_jax import flags
 from livetalk_jax.benchmarks.absent import absent_devices
 from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
+from livetalk_jax.files import write_whole
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import TrainBatch, synthetic_batch
-from livetalk_jax.training.stages import Adaptation, Distillation, Stage
+from livetalk_jax.training.stages import Stage, make_stage
 from livetalk_jax.training.state import placement_for
 
 USAGE = "usage: livetalk bench memory --config stage1_14b [--devices 8,16,32] [--out DIR]"
@@ -81,9 +81,8 @@ class Need:
 
 def need(config: AdaptationConfig | DistillationConfig, devices: list[jax.Device]) -> Need:
     """Compile a stage's programs for devices that need not be there."""
-    kind = Adaptation if isinstance(config, AdaptationConfig) else Distillation
     text = np.zeros((config.model.dit.text_len, config.model.dit.text_dim), np.float32)
-    stage = kind(config, placement_for(config, devices), text)  # type: ignore[arg-type]
+    stage = make_stage(config, placement_for(config, devices), text)
     batch = abstract_batch(config, stage)
     begin, programs = time.perf_counter(), {}
     for name, program in stage.programs(stage.abstract_state(), stage.abstract_frozen(), batch).items():
@@ -139,6 +138,4 @@ def main(argv: list[str]) -> None:
     if out is not None:
         record = {**about, "needs": [dataclasses.asdict(n) | {"peak": n.peak} for n in needs]}
         for suffix, content in (("txt", text), ("json", json.dumps(record, indent=2) + "\n")):
-            partial = out / f".memory_{config.stage}.{suffix}.partial"
-            partial.write_text(content)
-            os.replace(partial, out / f"memory_{config.stage}.{suffix}")
+            write_whole(out / f"memory_{config.stage}.{suffix}", content)

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from livetalk_jax.files import write_whole
 
 STAGES = ("DiT step", "VAE decode", "VAE encode", "chunk")
 
@@ -79,9 +80,7 @@ class Report:
     def write(self, folder: Path, name: str) -> None:
         """`folder/name`.txt, .json and .svg, each whole or not at all."""
         for suffix, content in ((".txt", self.text()), (".json", self.json()), (".svg", self.svg())):
-            partial = folder / f".{name}{suffix}.partial"
-            partial.write_text(content)
-            os.replace(partial, folder / f"{name}{suffix}")
+            write_whole(folder / f"{name}{suffix}", content)
 
 
 def _table(rows: Sequence[Row], new_frames: int) -> str:

@@ -19,12 +19,13 @@ from absl import flags as absl_flags
 from livetalk_jax import flags
 from livetalk_jax.benchmarks.stages import median_seconds
 from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
+from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import SyntheticData
 from livetalk_jax.training.loop import Feed
-from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State, Work
+from livetalk_jax.training.stages import Frozen, Stage, State, Work, make_stage
 from livetalk_jax.training.state import placement_for
 from livetalk_jax.training.throughput import peak_flops
 
@@ -71,7 +72,7 @@ def measure(config: AdaptationConfig | DistillationConfig, devices: list[jax.Dev
     where, stream = placement_for(config, devices), config.stream
     geometry = Geometry(*stream.buckets[0], stream.frames, stream.motion_frames)
     data = SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
-    stage = (Adaptation if isinstance(config, AdaptationConfig) else Distillation)(config, where, data.negative_text)  # type: ignore[arg-type]
+    stage = make_stage(config, where, data.negative_text)
     feed, state, frozen = Feed(data, where), stage.start(), stage.frozen()
 
     # A student's update comes once in so many iterations: all programs are compiled in one round.
@@ -123,6 +124,4 @@ def main(argv: list[str]) -> None:
     for name, seconds in parts.items():
         print(f"  {name:42}{1e3 * seconds:,.1f} ms")
     if out is not None:
-        partial = out.with_name(f".{out.name}.partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n")
-        partial.replace(out)
+        write_whole(out, json.dumps(record, indent=2) + "\n")

@@ -29,6 +29,7 @@ from livetalk_jax.data.buckets import Size
 from livetalk_jax.data.clips import Clip, Split
 from livetalk_jax.data.features import Features
 from livetalk_jax.data.record import LeftOut, Record
+from livetalk_jax.files import write_whole
 
 FORMAT = 1
 # One record a group, as grain asks for: any other is read without its neighbours. Latents do not shrink by compression.
@@ -60,16 +61,6 @@ class Shelf:
     bucket: Size
     keys: tuple[str, ...]
     tokens: int
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """A file that is there with all of its content or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def pack(features: Features) -> bytes:

@@ -22,9 +22,10 @@ from livetalk_jax.evaluation.lists import main as make_lists
 from livetalk_jax.evaluation.lists import read_list
 from livetalk_jax.evaluation.metric import SAMPLE_RATE, Clip, Metric
 from livetalk_jax.evaluation.registry import METRICS
-from livetalk_jax.evaluation.runs import Run, compare_sets, fingerprint, metrics_about, surroundings, write_whole
+from livetalk_jax.evaluation.runs import Run, compare_sets, fingerprint, metrics_about, surroundings
 from livetalk_jax.evaluation.scoring import score
 from livetalk_jax.evaluation.videos import VideoFolder
+from livetalk_jax.files import writing
 from livetalk_jax.flags import UsageError
 
 USAGE = """usage: livetalk evaluate --videos DIR --references DIR --out DIR [--weights DIR] …
@@ -134,7 +135,8 @@ class Keeper:
             height, width = self._frames[0].shape[:2]
             size = (round(128 * width / height), 128)
             strip = np.concatenate([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in self._frames], 1)
-            write_whole(self._sheet, lambda path: Image.fromarray(strip).save(path, "JPEG", quality=85))
+            with writing(self._sheet) as partial:
+                Image.fromarray(strip).save(partial, "JPEG", quality=85)
 
 
 def evaluate(

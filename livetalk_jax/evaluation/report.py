@@ -17,9 +17,10 @@ from livetalk_jax.evaluation.arguments import parse_plain
 from livetalk_jax.evaluation.drawing import COLORS, STYLE, plot
 from livetalk_jax.evaluation.metric import Column, Curve
 from livetalk_jax.evaluation.registry import METRICS
-from livetalk_jax.evaluation.runs import Run, write_json, write_whole
+from livetalk_jax.evaluation.runs import Run, write_json
 from livetalk_jax.evaluation.scoring import Result
 from livetalk_jax.evaluation.statistics import Mean, bootstrap, columns
+from livetalk_jax.files import write_whole
 from livetalk_jax.flags import UsageError
 
 USAGE = """usage: livetalk evaluate report RUN… --out DIR
@@ -306,7 +307,7 @@ def write(runs: Sequence[Run], folder: Path) -> None:
     if len({row.name for row in rows}) < len(rows):
         raise ValueError(f"runs must have different names, not {', '.join(row.name for row in rows)}; give them by --name")
     text = page(rows, folder.resolve())
-    write_whole(folder / "report.html", lambda path: path.write_text(text))
+    write_whole(folder / "report.html", text)
     write_json(folder / "report.json", as_json(rows))
 
 

@@ -16,9 +16,8 @@ import importlib.metadata
 import json
 import os
 import platform
-import secrets
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy as np
 
 from livetalk_jax.evaluation.metric import Absent, Curve, Metric
 from livetalk_jax.evaluation.scoring import Result, module_of
+from livetalk_jax.files import write_whole, writing
 
 FORMAT = 1
 
@@ -35,20 +35,8 @@ def fingerprint(about: Any) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file under another name, and give it its own when it is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_whole(path, lambda partial: partial.write_text(text + "\n"))
+    write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def _commit() -> str | None:
@@ -102,12 +90,8 @@ class Run:
         arrays = {f"curve/{title}": np.stack(curve) for title, curve in result.curves.items()}
         arrays |= {f"features/{metric}": values for metric, values in result.features.items()}
         arrays |= {f"reference/{metric}": values for metric, values in result.reference_features.items()}
-
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-
-        write_whole(self.path("samples", name, ".npz"), write)
+        with writing(self.path("samples", name, ".npz")) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         plain = {field.name: getattr(result, field.name) for field in dataclasses.fields(Result)}
         for large in ("curves", "features", "reference_features"):
             del plain[large]

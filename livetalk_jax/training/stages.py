@@ -424,5 +424,11 @@ class Distillation(Stage):
         return state, {f"{name}/{key}": value for name, values in means.items() for key, value in values.items()}, work
 
 
+def make_stage(config: AdaptationConfig | DistillationConfig, where: Placement, negative_text: np.ndarray) -> Stage:
+    """The stage that a configuration is of; arguments as of `Stage`."""
+    kind = Adaptation if isinstance(config, AdaptationConfig) else Distillation
+    return kind(config, where, negative_text)  # type: ignore[arg-type]
+
+
 def _mean(metrics: list[Metrics]) -> Metrics:
     return jax.tree.map(lambda *x: sum(x) / len(x), *metrics)

@@ -27,7 +27,7 @@ def needs(config):
 
 def test_what_a_device_holds(config, needs):
     one, two = needs
-    stage = memory.Adaptation(config, memory.placement_for(config, jax.devices()[:1]), jax.numpy.zeros((8, 16)))
+    stage = memory.make_stage(config, memory.placement_for(config, jax.devices()[:1]), jax.numpy.zeros((8, 16)))
     parameters = sum(math.prod(x.shape) for x in stage.dit.shapes.values())
     assert one.learners == pytest.approx(12 * parameters, rel=1e-3), "float32 weights and two moments"
     assert 0.5 * one.learners < two.learners < 0.65 * one.learners, "matrices are shared out, small arrays are not"

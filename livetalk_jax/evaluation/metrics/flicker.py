@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from livetalk_jax.evaluation.metric import Absent, Clip, Scores, curve
+from livetalk_jax.evaluation.metrics.changes import Changes
 
 STILL = 0.01  # grey levels, mean over the picture: less than any motion, and than any coder leaves of it
 
@@ -16,19 +17,13 @@ STILL = 0.01  # grey levels, mean over the picture: less than any motion, and th
 class Meter:
     def __init__(self, clip: Clip):
         self.clip = clip
-        self._last: np.ndarray | None = None
-        self._changes: list[float] = []
-
-    def add(self, frames: np.ndarray) -> None:
-        for frame in frames:
-            if self._last is not None:
-                self._changes.append(float(np.abs(np.subtract(frame, self._last, dtype=np.int16)).mean()))
-            self._last = frame.copy()
+        self._changes = Changes()
+        self.add = self._changes.add
 
     def scores(self) -> Scores:
-        if not self._changes:
+        if not self._changes.levels:
             raise Absent("needs two frames")
-        changes = np.array(self._changes)
+        changes = np.array(self._changes.levels)
         still = changes < STILL
         runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], still, [0]]).astype(np.int8))))[::2]
         numbers = {

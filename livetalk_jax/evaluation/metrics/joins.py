@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from livetalk_jax.evaluation.metric import Absent, Clip, Curve, Scores
+from livetalk_jax.evaluation.metrics.changes import Changes
 
 LEAST = 0.02  # grey levels that count as motion, so that still pictures do not divide by zero
 
@@ -16,17 +17,11 @@ LEAST = 0.02  # grey levels that count as motion, so that still pictures do not 
 class Meter:
     def __init__(self, joins: int, fps: float):
         self.joins, self.fps = joins, fps
-        self._last: np.ndarray | None = None
-        self._changes: list[float] = []
-
-    def add(self, frames: np.ndarray) -> None:
-        for frame in frames:
-            if self._last is not None:
-                self._changes.append(float(np.abs(np.subtract(frame, self._last, dtype=np.int16)).mean()))
-            self._last = frame.copy()
+        self._changes = Changes()
+        self.add = self._changes.add
 
     def scores(self) -> Scores:
-        changes = np.array(self._changes) + LEAST
+        changes = np.array(self._changes.levels) + LEAST
         jumps = changes[1:-1] / (0.5 * (changes[:-2] + changes[2:]))
         at_join = (np.arange(len(jumps)) + 2) % self.joins == 0  # jump k lies between frames k + 1 and k + 2
         if not at_join.any():

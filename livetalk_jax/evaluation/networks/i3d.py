@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from livetalk_jax.conversion.table import CONV3D, SAME, Rule, Unused
-from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, max_pool, mean_pool, resize_bilinear
+from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, batch_norm_rules, max_pool, mean_pool, resize_bilinear
 
 SIZE = 224
 # The least number of frames that leaves two for the last pool.
@@ -20,10 +20,7 @@ CLASSES = 400
 TABLE = (
     Rule("{name}.conv3d.weight", "{name}.conv3d.kernel", CONV3D),
     Rule("conv3d_0c_1x1.conv3d.bias", "conv3d_0c_1x1.conv3d.bias", SAME),
-    Rule("{name}.batch3d.weight", "{name}.batch3d.scale", SAME),
-    Rule("{name}.batch3d.bias", "{name}.batch3d.bias", SAME),
-    Rule("{name}.batch3d.running_mean", "{name}.batch3d.mean", SAME),
-    Rule("{name}.batch3d.running_var", "{name}.batch3d.variance", SAME),
+    *batch_norm_rules("{name}.batch3d", "{name}.batch3d"),
     Unused("{name}.num_batches_tracked"),
 )
 

@@ -11,18 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from livetalk_jax.conversion.table import CONV2D, SAME, Rule, Unused
-from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, Padding, max_pool, mean_pool, resize_bilinear
+from livetalk_jax.conversion.table import CONV2D, Rule, Unused
+from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, Padding, batch_norm_rules, max_pool, mean_pool, resize_bilinear
 
 SIZE = 299
 FEATURES = 2048
 
 TABLE = (
     Rule("{name}.conv.weight", "stages.{name}.conv.kernel", CONV2D),
-    Rule("{name}.bn.weight", "stages.{name}.bn.scale", SAME),
-    Rule("{name}.bn.bias", "stages.{name}.bn.bias", SAME),
-    Rule("{name}.bn.running_mean", "stages.{name}.bn.mean", SAME),
-    Rule("{name}.bn.running_var", "stages.{name}.bn.variance", SAME),
+    *batch_norm_rules("{name}.bn", "stages.{name}.bn"),
     Unused("{name}.num_batches_tracked"),
     Unused("fc.{name}"),
 )

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from livetalk_jax.conversion.table import SAME, Rule
+
 Padding = str | int | Sequence[int]
 """Zeros beside each axis: the same on all, one number an axis, or "SAME" as TensorFlow counts them (the odd one behind)."""
 
@@ -65,6 +67,12 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.scale[...] * jax.lax.rsqrt(self.variance[...] + self.eps)
         return x * scale + (self.bias[...] - self.mean[...] * scale)
+
+
+def batch_norm_rules(published: str, ours: str) -> tuple[Rule, ...]:
+    """Of a table: PyTorch's names of a `BatchNorm` at these two paths."""
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+    return tuple(Rule(f"{published}.{theirs}", f"{ours}.{name}", SAME) for theirs, name in names.items())
 
 
 def max_pool(x: jax.Array, kernel: tuple[int, ...], stride: int | tuple[int, ...], padding: Padding = 0) -> jax.Array:

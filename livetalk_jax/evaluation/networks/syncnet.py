@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from livetalk_jax.conversion.table import CONV2D, CONV3D, LINEAR, SAME, Rule, Transform, Unused
-from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, Padding, max_pool
+from livetalk_jax.evaluation.networks.layers import BatchNorm, Conv, Padding, batch_norm_rules, max_pool
 from livetalk_jax.nn.layers import Linear
 
 SIZE = 224
@@ -98,14 +98,13 @@ class SyncNet(nnx.Module):
         self.lips = LipTower(rngs=rngs)
 
 
-def _norm(published: str, ours: str) -> tuple[Rule, ...]:
-    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
-    return tuple(Rule(f"{published}.{theirs}", f"{ours}.{name}", SAME) for theirs, name in names.items())
-
-
 def _unit(tower: str, number: int, ours: str, kernel: Transform) -> tuple[Rule, ...]:
     weight = Rule(f"{tower}.{number}.weight", f"{ours}.conv.kernel", kernel)
-    return weight, Rule(f"{tower}.{number}.bias", f"{ours}.conv.bias", SAME), *_norm(f"{tower}.{number + 1}", f"{ours}.norm")
+    return (
+        weight,
+        Rule(f"{tower}.{number}.bias", f"{ours}.conv.bias", SAME),
+        *batch_norm_rules(f"{tower}.{number + 1}", f"{ours}.norm"),
+    )
 
 
 def _head(published: str, ours: str) -> tuple[Rule, ...]:
@@ -117,7 +116,7 @@ def _head(published: str, ours: str) -> tuple[Rule, ...]:
             Rule(f"{published}.{number}.bias", f"{ours}.{name}.bias", SAME),
         )
     ]
-    return *linear, *_norm(f"{published}.1", f"{ours}.norm")
+    return *linear, *batch_norm_rules(f"{published}.1", f"{ours}.norm")
 
 
 # Convolutions of the lip tower are 3D in the file, also where they see one frame.
