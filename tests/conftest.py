@@ -31,6 +31,6 @@ def kept_programs(tmp_path_factory):
 def quick_compilation(request):
     """What compilation optimises does not matter for programs so small."""
     quick = request.path.parent.name in QUICK
-    if quick != jax.config.jax_disable_most_optimizations:
+    if quick != jax.config.values["jax_disable_most_optimizations"]:
         jax.config.update("jax_disable_most_optimizations", quick)
         jax.clear_caches()  # JAX does not look at this setting when it reuses a program, and the two round differently

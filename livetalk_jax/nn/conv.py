@@ -43,14 +43,33 @@ def _conv(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Arra
     return jax.lax.conv_general_dilated(x, kernel, strides, "VALID", dimension_numbers=layout)
 
 
-def _frame_by_frame(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
-    """`_conv` of a video as a sum of 2D convolutions, one for each frame of the kernel."""
-    taps, (stride, *spatial) = kernel.shape[0], strides
+def _cpu_conv2d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    """`_conv` of pictures. A row and a column of zeros keep JAX 0.10 from a library that takes up to ten times as long."""
+    if kernel.shape[:2] == (1, 1):
+        return _conv(x, kernel, strides)
+    layout = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(x, kernel, strides, ((0, strides[0]), (0, strides[1])), dimension_numbers=layout)
+    return out[:, :-1, :-1]
+
+
+def _cpu_conv3d(x: jax.Array, kernel: jax.Array, strides: tuple[int, ...]) -> jax.Array:
+    """`_conv` of a video as one 2D convolution, whose channels are those of all the frames that the kernel sees.
+
+    Narrow videos take four frames at once, with zeros in the kernel where a frame is not seen: half as much arithmetic again, at
+    twice the speed.
+    """
+    taps, (stride, *spatial), width = kernel.shape[0], strides, kernel.shape[-1]
     frames = (x.shape[1] - taps) // stride + 1
-    parts = [x[:, tap : tap + stride * (frames - 1) + 1 : stride] for tap in range(taps)]
-    convolved = [_conv(part.reshape(-1, *part.shape[2:]), kernel[tap], tuple(spatial)) for tap, part in enumerate(parts)]
-    out = functools.reduce(jnp.add, convolved)
-    return out.reshape(x.shape[0], frames, *out.shape[1:])
+    group = 4 if width < 16 and taps > 1 else 1
+    groups, seen, step = -(-frames // group), stride * (group - 1) + taps, stride * group
+    x = jnp.pad(x, ((0, 0), (0, max(0, step * (groups - 1) + seen - x.shape[1])), (0, 0), (0, 0), (0, 0)))
+    x = jnp.concatenate([x[:, frame : frame + step * (groups - 1) + 1 : step] for frame in range(seen)], axis=-1)
+    later = [jnp.pad(kernel, ((stride * n, seen - taps - stride * n), *((0, 0),) * 4)) for n in range(group)]
+    kernel = jnp.concatenate(later, axis=-1).transpose(1, 2, 0, 3, 4)  # [kh, kw, seen, in, group × out]
+    kernel = kernel.reshape(*kernel.shape[:2], -1, group * width)
+    out = _cpu_conv2d(x.reshape(-1, *x.shape[2:]), kernel, tuple(spatial))
+    out = out.reshape(x.shape[0], groups, *out.shape[1:3], group, width).transpose(0, 1, 4, 2, 3, 5)
+    return out.reshape(x.shape[0], groups * group, *out.shape[3:])[:, :frames]
 
 
 class _Conv(nnx.Module):
@@ -63,16 +82,9 @@ class _Conv(nnx.Module):
     def _convolve(self, x: jax.Array, strides: tuple[int, ...]) -> jax.Array:
         """Without padding. No preferred_element_type: on a GPU a wider one converts the inputs first."""
         kernel = self.kernel[...].astype(x.dtype)
-        if len(strides) == 2:
-            out = _conv(x, kernel, strides)
-        else:
-            # XLA's 3D convolution on a CPU takes three times as long as one 2D convolution for each frame of the kernel.
-            out = jax.lax.platform_dependent(
-                x,
-                kernel,
-                cpu=functools.partial(_frame_by_frame, strides=strides),
-                default=functools.partial(_conv, strides=strides),
-            )
+        cpu = _cpu_conv2d if len(strides) == 2 else _cpu_conv3d
+        ways = {name: functools.partial(conv, strides=strides) for name, conv in {"cpu": cpu, "default": _conv}.items()}
+        out = jax.lax.platform_dependent(x, kernel, **ways)
         return out + self.bias[...].astype(x.dtype)
 
 
