@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.config import AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
 from livetalk_jax.data.procedural import feeds
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
@@ -22,6 +21,7 @@ from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.autoencoding import Autoencoding
 from livetalk_jax.training.batch import SyntheticData, TrainData
+from livetalk_jax.training.config import AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
 from livetalk_jax.training.listening import Listening
 from livetalk_jax.training.loop import train
 from livetalk_jax.training.single import SingleNetwork

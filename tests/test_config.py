@@ -6,10 +6,11 @@ import importlib
 import pytest
 from ml_collections import ConfigDict
 
-from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig, training_config
+from livetalk_jax.config import DiTConfig, ModelConfig, RunConfig
 from livetalk_jax.configs import infinitetalk_14b, soulx_14b, tiny
 from livetalk_jax.flags import config_names
 from livetalk_jax.shapes import Geometry
+from livetalk_jax.training.config import training_config
 
 
 def built(config: ConfigDict) -> RunConfig:

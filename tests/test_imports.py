@@ -51,10 +51,11 @@ ARROWS = {
     },
     "data.procedural.command": {"data", "flags", "media"},
     "data.procedural.encode": {
-        *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.networks")
+        *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.networks"),
+        "training.config",
     },
     "data.procedural.feeds": {"data", "config", "stream.color", "training.autoencoding", "training.batch", "training.listening"},
-    "data.prepare": {"data", "config", "checkpoint", "files", "flags", "tokenizer"},
+    "data.prepare": {"data", "config", "checkpoint", "files", "flags", "tokenizer", "training.config"},
     "conversion": {"models", "config", "shapes", "checkpoint"},
     "conversion.__main__": {"conversion", "config", "checkpoint", "configs", "flags"},
     "evaluation": {*COMMAND, "data", "generate"},

@@ -28,7 +28,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict
 
 from livetalk_jax import flags
-from livetalk_jax.config import RunConfig, StreamConfig, TrainConfig, training_config
+from livetalk_jax.config import RunConfig, StreamConfig
 from livetalk_jax.data.procedural import measure
 from livetalk_jax.data.procedural.dataset import ProceduralSet, Recording
 from livetalk_jax.models.wav2vec2 import normalize_waveform
@@ -37,6 +37,7 @@ from livetalk_jax.stream.chunk import to_uint8
 from livetalk_jax.stream.networks import Networks, compiled, load_networks
 from livetalk_jax.stream.session import Pipeline
 from livetalk_jax.tokenizer import load_tokenizer
+from livetalk_jax.training.config import TrainConfig, training_config
 
 USAGE = "usage: python tools/check_small_model.py --out FILE.json --checkpoint DIR --what vae,audio,talk"
 RIDGE = 1.0

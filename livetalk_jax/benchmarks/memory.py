@@ -20,10 +20,10 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.benchmarks.absent import absent_devices
-from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
 from livetalk_jax.files import write_whole
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import TrainBatch, synthetic_batch
+from livetalk_jax.training.config import AdaptationConfig, DistillationConfig, TrainConfig
 from livetalk_jax.training.stages import Stage, make_stage
 from livetalk_jax.training.state import placement_for
 

@@ -18,12 +18,12 @@ from absl import flags as absl_flags
 
 from livetalk_jax import flags
 from livetalk_jax.benchmarks.stages import median_seconds
-from livetalk_jax.config import AdaptationConfig, DistillationConfig, TrainConfig
 from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import SyntheticData
+from livetalk_jax.training.config import AdaptationConfig, DistillationConfig, TrainConfig
 from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import Frozen, Stage, State, Work, make_stage
 from livetalk_jax.training.state import placement_for

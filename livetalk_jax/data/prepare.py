@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from livetalk_jax import checkpoint, flags
-from livetalk_jax.config import RunConfig, StreamConfig, TrainConfig
+from livetalk_jax.config import RunConfig, StreamConfig
 from livetalk_jax.data import buckets, filters, folder, speakervid, talkvid
 from livetalk_jax.data.cache import Cache, Part
 from livetalk_jax.data.clips import Clip, ClipConfig, Media, Split, choose_clips, clip_frames, order, read, split_of
@@ -31,6 +31,7 @@ from livetalk_jax.data.features import NETWORKS, Encoders, Features, frozen_netw
 from livetalk_jax.data.record import Damaged, LeftOut, Record
 from livetalk_jax.files import write_whole
 from livetalk_jax.tokenizer import load_tokenizer
+from livetalk_jax.training.config import TrainConfig
 
 A = TypeVar("A")
 B = TypeVar("B")

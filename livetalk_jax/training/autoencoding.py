@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from livetalk_jax.config import AutoencoderConfig, AutoencodingConfig
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.nn.conv import Past
 from livetalk_jax.parallel.seams import ONE_DEVICE
 from livetalk_jax.stream.chunk import to_uint8
+from livetalk_jax.training.config import AutoencoderConfig, AutoencodingConfig
 from livetalk_jax.training.single import SingleNetwork
 from livetalk_jax.training.stages import Metrics, State
 from livetalk_jax.training.state import Placement, Weights

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 
 from orbax.checkpoint import v1 as ocp
 
-from livetalk_jax.config import LoopConfig
+from livetalk_jax.training.config import LoopConfig
 
 
 class Restored(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from livetalk_jax.config import DistributionMatchingConfig
 from livetalk_jax.diffusion.sampler import Motion, add_noise, predict_x0, with_motion
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps
+from livetalk_jax.training.config import DistributionMatchingConfig
 from livetalk_jax.training.flow_matching import clip_motion, masked_mean, new_frames, per_row
 
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from livetalk_jax.config import FlowMatchingConfig
 from livetalk_jax.diffusion.sampler import Motion, add_noise, with_motion
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps
 from livetalk_jax.stream.conditioning import portrait_motion
+from livetalk_jax.training.config import FlowMatchingConfig
 
 
 def per_row(x: jax.Array) -> jax.Array:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from livetalk_jax.config import ListeningConfig, SpeechConfig
 from livetalk_jax.models.wav2vec2 import Wav2Vec2, normalize_waveform
+from livetalk_jax.training.config import ListeningConfig, SpeechConfig
 from livetalk_jax.training.single import SingleNetwork
 from livetalk_jax.training.stages import Metrics
 from livetalk_jax.training.state import Placement, Weights

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from livetalk_jax.config import LoRAConfig
+from livetalk_jax.training.config import LoRAConfig
 
 
 def changed(weights: Mapping[str, jax.Array | jax.ShapeDtypeStruct], config: LoRAConfig) -> list[str]:

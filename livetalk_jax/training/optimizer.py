@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from livetalk_jax.config import OptimizerConfig
+from livetalk_jax.training.config import OptimizerConfig
 
 
 class SecondMoment(NamedTuple):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from livetalk_jax.config import DistributionMatchingConfig, SamplerConfig, StreamConfig
+from livetalk_jax.config import SamplerConfig, StreamConfig
 from livetalk_jax.diffusion.sampler import Motion, predict_x0, sample
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, timesteps
 from livetalk_jax.models.dit import DiT, token_grid
@@ -31,6 +31,7 @@ from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 from livetalk_jax.stream.chunk import generate_chunk, guided_velocity, hand_over, to_uint8
 from livetalk_jax.stream.color import LabStatistics
 from livetalk_jax.stream.conditioning import Conditions, mark_reference
+from livetalk_jax.training.config import DistributionMatchingConfig
 from livetalk_jax.training.state import Placement, Template, Weights
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from livetalk_jax.config import PartConfig
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
+from livetalk_jax.training.config import PartConfig
 from livetalk_jax.training.stages import Metrics, State, When, Work
 from livetalk_jax.training.state import Learner, Placement, Template, Weights, learn, new_learner, starting_weights
 

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 from flax import nnx
 
-from livetalk_jax.config import AdaptationConfig, DistillationConfig, OptimizerConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.dit import token_grid
@@ -22,6 +21,7 @@ from livetalk_jax.stream.conditioning import portrait_motion
 from livetalk_jax.stream.networks import GPU_OPTIONS, random_network
 from livetalk_jax.training import distillation, flow_matching, lora, rollout
 from livetalk_jax.training.batch import TrainBatch
+from livetalk_jax.training.config import AdaptationConfig, DistillationConfig, OptimizerConfig
 from livetalk_jax.training.state import (
     Learner,
     Placement,

@@ -17,7 +17,6 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, Sharding
 
 from livetalk_jax import checkpoint
-from livetalk_jax.config import LoRAConfig, OptimizerConfig, PartConfig, TrainConfig
 from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.layout import ROWS, WHOLE, Layout
 from livetalk_jax.parallel.mesh import make_mesh, per_host
@@ -25,6 +24,7 @@ from livetalk_jax.parallel.plan import Pair, Plan, make_plan, parse_pair
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training import lora
+from livetalk_jax.training.config import LoRAConfig, OptimizerConfig, PartConfig, TrainConfig
 from livetalk_jax.training.optimizer import adamw
 
 logger = logging.getLogger(__name__)

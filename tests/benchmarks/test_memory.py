@@ -9,7 +9,7 @@ import pytest
 from livetalk_jax import flags
 from livetalk_jax.benchmarks import memory
 from livetalk_jax.benchmarks.absent import absent_devices
-from livetalk_jax.config import TrainConfig
+from livetalk_jax.training.config import TrainConfig
 from tests.training import sizes
 
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import pytest
 
-from livetalk_jax.config import TrainConfig
 from livetalk_jax.parallel.plan import Plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.batch import SyntheticData, TrainBatch
+from livetalk_jax.training.config import TrainConfig
 from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State
 from livetalk_jax.training.state import Placement

@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 
-from livetalk_jax.config import TrainConfig
 from livetalk_jax.parallel.plan import Plan
+from livetalk_jax.training.config import TrainConfig
 from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State
 from livetalk_jax.training.state import Placement

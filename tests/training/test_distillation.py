@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from livetalk_jax.config import TrainConfig
 from livetalk_jax.diffusion.sampler import Motion
 from livetalk_jax.training import distillation as dm
+from livetalk_jax.training.config import TrainConfig
 from livetalk_jax.training.rollout import Draw, chunk_exits, draw
 from tests.training import sizes
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from livetalk_jax.config import FlowMatchingConfig
 from livetalk_jax.diffusion.sampler import Motion
 from livetalk_jax.training import flow_matching as fm
+from livetalk_jax.training.config import FlowMatchingConfig
 
 B, T, H, W, C, M = 4, 5, 2, 3, 2, 2
 SHAPE = (B, T, H, W, C)

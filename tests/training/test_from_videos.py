@@ -12,9 +12,9 @@ from PIL import Image
 
 import train
 from livetalk_jax import checkpoint, generate
-from livetalk_jax.config import TrainConfig
 from livetalk_jax.data import prepare
 from livetalk_jax.stream.networks import random_networks
+from livetalk_jax.training.config import TrainConfig
 from tests.data import sets
 from tests.training import sizes
 

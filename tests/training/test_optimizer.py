@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from livetalk_jax.config import LoRAConfig, OptimizerConfig
 from livetalk_jax.training import lora
+from livetalk_jax.training.config import LoRAConfig, OptimizerConfig
 from livetalk_jax.training.optimizer import SecondMoment, adamw
 from livetalk_jax.training.state import learn, materialize, new_learner
 

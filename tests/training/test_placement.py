@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from livetalk_jax.config import TrainConfig
 from livetalk_jax.parallel.plan import Plan
+from livetalk_jax.training.config import TrainConfig
 from livetalk_jax.training.state import Placement, Readers, placement_for
 from tests.training import sizes
 

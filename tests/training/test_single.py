@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from livetalk_jax import checkpoint
-from livetalk_jax.config import AutoencoderConfig, PartConfig, SpeechConfig, training_config
 from livetalk_jax.configs import audio_tiny, stage1_tiny, vae_tiny
 from livetalk_jax.data.procedural import encode, feeds
 from livetalk_jax.data.procedural.store import StoredClips
 from livetalk_jax.flags import UsageError
 from livetalk_jax.training import autoencoding, listening
 from livetalk_jax.training.autoencoding import Autoencoding, Posterior, VideoBatch
+from livetalk_jax.training.config import AutoencoderConfig, PartConfig, SpeechConfig, training_config
 from livetalk_jax.training.listening import Listening
 from livetalk_jax.training.loop import Feed, train
 from livetalk_jax.training.single import SingleNetwork

@@ -20,7 +20,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from livetalk_jax import flags
-from livetalk_jax.config import ModelConfig, PartConfig, RunConfig, StreamConfig, TrainConfig, training_config
+from livetalk_jax.config import ModelConfig, RunConfig, StreamConfig
 from livetalk_jax.data.features import Features, frozen_networks
 from livetalk_jax.data.prepare import ordered
 from livetalk_jax.data.procedural.store import StoredClips
@@ -29,6 +29,7 @@ from livetalk_jax.stream.audio import normalize_loudness
 from livetalk_jax.stream.color import lab_statistics
 from livetalk_jax.stream.networks import compiled
 from livetalk_jax.tokenizer import Tokenize, load_tokenizer
+from livetalk_jax.training.config import PartConfig, TrainConfig, training_config
 
 USAGE = "usage: livetalk data encode --clips DIR,DIR --out DIR --config stage1_tiny --checkpoint DIR"
 
