@@ -17,8 +17,9 @@ from absl import flags as absl_flags
 from flax import nnx
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks import cost_model, hlo, sharding
+from livetalk_jax.benchmarks import hlo, sharding
 from livetalk_jax.benchmarks.absent import absent_devices
+from livetalk_jax.benchmarks.cost.chunk import chunk_traffic
 from livetalk_jax.benchmarks.report import Report, Row
 from livetalk_jax.config import ModelConfig, RunConfig
 from livetalk_jax.parallel.layout import Layout
@@ -58,7 +59,7 @@ def problems(config: RunConfig, where: Layout, programs: sharding.Programs, prog
     text = sharding.text_of(program)
     found = [f"XLA added {line}" for line in hlo.added(text)]
     geometry = programs.pipeline.geometry
-    expected = cost_model.chunk_traffic(config, where.plan, geometry, per_host=where.plan.devices)
+    expected = chunk_traffic(config, where.plan, geometry, per_host=where.plan.devices)
     sent = hlo.by_kind(hlo.collectives(text))
     for kind in sorted(expected.keys() | sent.keys()):
         should, does = (round(kinds.get(kind, (0, 0.0))[1]) for kinds in (expected, sent))

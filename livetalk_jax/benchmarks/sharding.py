@@ -20,7 +20,9 @@ import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks import cost_model, hlo, replay, stages
+from livetalk_jax.benchmarks import hlo, replay, stages
+from livetalk_jax.benchmarks.cost import prediction
+from livetalk_jax.benchmarks.cost.machines import Machine
 from livetalk_jax.benchmarks.report import Report, Row
 from livetalk_jax.config import CLIPVisionConfig, ParallelConfig, RunConfig, UMT5Config, Wav2Vec2Config
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
@@ -400,10 +402,10 @@ def main(argv: list[str]) -> None:
         "steps": config.sampler.steps,
     }
     if model_for is not None:
-        machine = cost_model.Machine.parse(model_for)
+        machine = Machine.parse(model_for)
         plans = chosen(values.plans, candidates(machine.devices, heads, (h, w), machine.per_host))
         about["device"] = f"PREDICTED for {machine.hosts} host(s) of {machine.per_host} {machine.chip.name}"
-        report = cost_model.report(with_plan(config, plans[0]), machine, plans, about)
+        report = prediction.report(with_plan(config, plans[0]), machine, plans, about)
         if out is not None:
             report.write(out, f"predicted_{model_for}")
     else:

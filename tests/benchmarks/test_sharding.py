@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks import cost_model, hlo, sharding
+from livetalk_jax.benchmarks import hlo, sharding
+from livetalk_jax.benchmarks.cost import chunk
 from livetalk_jax.config import DiTConfig, RunConfig
 from livetalk_jax.configs import tiny
 from livetalk_jax.parallel.plan import Plan
@@ -65,7 +66,7 @@ def test_what_is_sent_is_what_the_formulas_say(results, folder):
     """float32 is twice as wide as the model's bf16."""
     _, config = flags.parse(lambda values: None, ["", f"--config={folder}/small.py"], "")
     geometry = Geometry(64, 48, config.stream.frames, config.stream.motion_frames)
-    stages = cost_model.stages(config, Plan(ulysses=2, rows=2), geometry, per_host=8)
+    stages = chunk.stages(config, Plan(ulysses=2, rows=2), geometry, per_host=8)
     traffic = results["rows"][1]["traffic"]
     for stage in ("DiT step", "VAE decode", "VAE encode"):
         sent = {kind: amount for kind, (_, amount) in traffic[stage].items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from livetalk_jax.benchmarks import cost_model as model
+from livetalk_jax.benchmarks.cost import convolutions, exchanges, machines, prediction, rates, work
 from livetalk_jax.benchmarks.report import STAGES
 from livetalk_jax.config import DiTConfig, RunConfig, VAEConfig
 from livetalk_jax.configs import soulx_14b
@@ -24,7 +24,7 @@ from livetalk_jax.shapes import Geometry
 MEASUREMENTS = Path(__file__).parents[2] / "docs" / "measurements"
 GEOMETRY = Geometry(720, 416, 33, 5)
 DIT = DiTConfig.wan_14b()
-H200 = model.CHIPS["h200"]
+H200 = machines.CHIPS["h200"]
 WHOLE = 10_530 * 5120 * 2  # bytes of all tokens in bf16
 PADDED = WHOLE * 46 * 28 / (45 * 26)  # on 2 × 4 devices 45 × 26 tokens are padded to 46 × 28
 
@@ -39,14 +39,14 @@ def flops(work):
 
 
 def test_pieces_by_hand():
-    product = model.linear(128, 256, 512)
+    product = work.linear(128, 256, 512)
     assert product.flops == 2 * 128 * 256 * 512
     assert product.bytes == 2 * (128 * 256 + 256 * 512 + 128 * 512)
     assert product.tiles == ((2, 1.0), (3, 0.98), (4, 0.95))
-    attended = model.attention(300, 1000, 4, 128, batch=2)
+    attended = work.attention(300, 1000, 4, 128, batch=2)
     assert attended.flops == 2 * 4 * (2 * 300 * 1000 * 128) * 2
     assert attended.tiles == ((2 * 4 * 3, 1.0),)
-    assert model.passes(10, 20, 3).bytes == 10 * 20 * 3 * 2
+    assert work.passes(10, 20, 3).bytes == 10 * 20 * 3 * 2
 
 
 def test_a_step_of_14b_by_hand():
@@ -55,14 +55,14 @@ def test_a_step_of_14b_by_hand():
     ends = 2 * 5120 * (144 + 64)
     time = 2 * (256 * 5120 + 5120**2 + 5120 * 30_720)
     expected = 10_530 * (40 * (per_token + attended) + ends) + time
-    assert flops(model.step_work(DIT, Plan(), GEOMETRY)) == pytest.approx(expected, rel=1e-12)
+    assert flops(work.step_work(DIT, Plan(), GEOMETRY)) == pytest.approx(expected, rel=1e-12)
     assert 10_530 * 40 * per_token == pytest.approx(295.9e12, rel=1e-3)
 
 
 @pytest.mark.parametrize("plan", [Plan(ulysses=2, columns=2), Plan(ring=2, columns=2), Plan(ulysses=2, columns=2, head_groups=4)])
 def test_two_devices_share_a_step_evenly(plan):
     """45 × 26 tokens on two columns need no padding: half the work each, whatever the plan."""
-    one, half = (model.step_work(DIT, plan, GEOMETRY) for plan in (Plan(), plan))
+    one, half = (work.step_work(DIT, plan, GEOMETRY) for plan in (Plan(), plan))
     time = flops(one[-3:])  # every device computes these
     assert flops(half) - time == pytest.approx((flops(one) - time) / 2, rel=1e-12)
 
@@ -98,7 +98,7 @@ def test_a_step_as_it_is_traced():
         return net(x, condition, time, rope=rope, context=context, audio=audio)
 
     traced = jax.make_jaxpr(step)(network, shape(1, *grid, 16), shape(1, *grid, 20), shape(1), context, audio)
-    assert count_products(traced.jaxpr) == flops(model.step_work(dit, Plan(), geometry))
+    assert count_products(traced.jaxpr) == flops(work.step_work(dit, Plan(), geometry))
 
 
 @pytest.mark.parametrize(("part", "frames", "shape"), [("decode", 33, (1, 9, 90, 52, 16)), ("encode", 5, (1, 5, 720, 416, 3))])
@@ -115,7 +115,7 @@ def test_convolutions_as_they_are_traced(monkeypatch, part, frames, shape):
     monkeypatch.setattr(conv._Conv, "_convolve", recorded)
     vae = nnx.eval_shape(lambda: VAE(config, rngs=nnx.Rngs(0)))
     jax.eval_shape(lambda vae, x: getattr(vae, part)(x), vae, jax.ShapeDtypeStruct(shape, jnp.float32))
-    convs = model.decoder_convs(config, frames) if part == "decode" else model.encoder_convs(config, frames)
+    convs = convolutions.decoder_convs(config, frames) if part == "decode" else convolutions.encoder_convs(config, frames)
     wide = [c for c in convs if c.time * c.space > 1]  # shortcuts are matrix products
     counted = [2 * c.time * c.space**2 * c.in_dim * c.out_dim * c.frames * 90 * 52 * c.scale**2 for c in wide]
     assert sorted(counted) == sorted(traced)
@@ -135,16 +135,16 @@ def test_convolutions_as_they_are_traced(monkeypatch, part, frames, shape):
     ],
 )
 def test_what_a_step_sends(plan, sent):
-    assert sum(e.sent for e in model.sequence_exchanges(DIT, plan, GEOMETRY, 8)) == pytest.approx(sent, rel=1e-12)
+    assert sum(e.sent for e in exchanges.sequence_exchanges(DIT, plan, GEOMETRY, 8)) == pytest.approx(sent, rel=1e-12)
 
 
 def test_halos_by_hand():
-    full = model.Conv(96, 96, 3, 3, 35, 33, 8.0, 1, 1)  # at the size of the picture
-    down = model.Conv(96, 96, 1, 3, 5, 5, 4.0, 0, 1, stride=2)
+    full = convolutions.Conv(96, 96, 3, 3, 35, 33, 8.0, 1, 1)  # at the size of the picture
+    down = convolutions.Conv(96, 96, 1, 3, 5, 5, 4.0, 0, 1, stride=2)
     pixel = 35 * 96 * 2
 
     def sent(conv, plan, local):
-        return sum(e.sent for e in model.halo_exchanges([conv], plan, local, 8))
+        return sum(e.sent for e in exchanges.halo_exchanges([conv], plan, local, 8))
 
     assert sent(full, Plan(ulysses=2, columns=2), (90, 26)) == 720 * pixel
     assert sent(full, Plan(ulysses=4, columns=4), (90, 14)) == 2 * 720 * pixel  # both ways
@@ -155,81 +155,83 @@ def test_halos_by_hand():
 
 
 def test_partners_in_and_out_of_a_host():
-    assert model.partners(8, 8) == (7, 0)
-    assert model.partners(16, 8) == (7, 8)
-    inside, across = model.sequence_exchanges(DIT, Plan(ulysses=8, ring=2, rows=4, columns=4), GEOMETRY, per_host=8)
+    assert exchanges.partners(8, 8) == (7, 0)
+    assert exchanges.partners(16, 8) == (7, 8)
+    inside, across = exchanges.sequence_exchanges(DIT, Plan(ulysses=8, ring=2, rows=4, columns=4), GEOMETRY, per_host=8)
     assert (inside.here, inside.away) == (7, 0)
     assert (across.here, across.away) == (0, 1)
 
 
 def test_seconds_by_hand():
-    chip = model.Chip(name="a", flops=100.0, memory=10.0, capacity=1.0, links=6.0, network=1.0, multiprocessors=4)
-    rates = model.Rates(matmul=0.5, attention=0.25, conv=1.0, memory=0.5, latency=3.0, pair=2.0, links=0.5, network=0.5)
+    chip = machines.Chip(name="a", flops=100.0, memory=10.0, capacity=1.0, links=6.0, network=1.0, multiprocessors=4)
+    reached = rates.Rates(matmul=0.5, attention=0.25, conv=1.0, memory=0.5, latency=3.0, pair=2.0, links=0.5, network=0.5)
 
-    def work(*piece):
-        return model.work_seconds([model.Work(*piece)], chip, rates)
+    def seconds(*piece):
+        return rates.work_seconds([work.Work(*piece)], chip, reached)
 
-    assert work("matmul", 100.0, 0.0) == 2.0
-    assert work("matmul", 100.0, 20.0) == 4.0  # waits for memory
-    assert work("attention", 100.0, 0.0, ((5, 1.0),)) == 4.0 * 8 / 5  # five tiles on four multiprocessors
+    assert seconds("matmul", 100.0, 0.0) == 2.0
+    assert seconds("matmul", 100.0, 20.0) == 4.0  # waits for memory
+    assert seconds("attention", 100.0, 0.0, ((5, 1.0),)) == 4.0 * 8 / 5  # five tiles on four multiprocessors
     # The better of two ways to cut it: five tiles, or four that are half as fast.
-    assert work("matmul", 100.0, 0.0, ((5, 1.0), (4, 0.5))) == pytest.approx(2.0 * 8 / 5)
+    assert seconds("matmul", 100.0, 0.0, ((5, 1.0), (4, 0.5))) == pytest.approx(2.0 * 8 / 5)
 
     def exchange(*fields):
-        return model.exchange_seconds(model.Exchange("collective-permute", *fields), chip, rates)
+        return rates.exchange_seconds(exchanges.Exchange("collective-permute", *fields), chip, reached)
 
     assert exchange(2, 4.0, 1, 0) == 2 * (3 + 4 / 2)
     assert exchange(1, 4.0, 3, 0) == 3 + 12 / 3  # all links together, not three pairs
     assert exchange(1, 4.0, 1, 1) == 3 + 4 / 0.5  # the network is slower
-    assert exchange(2, 4.0, 1, 0, model.Work("matmul", 200.0, 0.0)) == 2 * (5 - 4)
-    assert exchange(2, 4.0, 1, 0, model.Work("matmul", 900.0, 0.0)) == 0
+    assert exchange(2, 4.0, 1, 0, work.Work("matmul", 200.0, 0.0)) == 2 * (5 - 4)
+    assert exchange(2, 4.0, 1, 0, work.Work("matmul", 900.0, 0.0)) == 0
 
 
 def test_the_fit_gives_back_what_it_was_fitted_on(config):
-    seconds = model.predict(config, Plan(), H200, 1, model.fitted()).seconds
+    seconds = prediction.predict(config, Plan(), H200, 1, rates.fitted()).seconds
     for stage in ("DiT step", "VAE decode"):
-        assert seconds[stage] == pytest.approx(model.ONE_GPU[stage], rel=1e-6)
-    alone = model.attention(10_530, 10_530, 40, 128)
-    assert model.work_seconds([alone], H200, model.fitted()) == pytest.approx(model.ATTENTION_SECONDS, rel=1e-6)
-    assert all(0 < getattr(model.fitted(), kind) < 1 for kind in ("matmul", "attention", "conv", "memory"))
+        assert seconds[stage] == pytest.approx(rates.ONE_GPU[stage], rel=1e-6)
+    alone = work.attention(10_530, 10_530, 40, 128)
+    assert rates.work_seconds([alone], H200, rates.fitted()) == pytest.approx(rates.ATTENTION_SECONDS, rel=1e-6)
+    assert all(0 < getattr(rates.fitted(), kind) < 1 for kind in ("matmul", "attention", "conv", "memory"))
 
 
 def test_two_gpus_within_ten_per_cent(config):
-    """Nothing but the rates of exchanges alone was fitted on two GPUs."""
-    for plan, measured in model.TWO_GPUS.items():
-        predicted = model.predict(config, plan, H200, 8, model.fitted()).seconds
+    """Nothing but the rates of exchanges alone was fitted on two GPUs. Halos then copied every activation, in decode and encode."""
+    for plan, measured in prediction.TWO_GPUS.items():
+        predicted = prediction.predict(config, plan, H200, 8, rates.fitted()).seconds
         for stage, seconds in zip(STAGES, measured, strict=True):
-            if stage != "VAE encode":  # a hundredth of a chunk
+            if stage in ("DiT step", "chunk") or plan.vae_split == "overlap":
                 assert predicted[stage] == pytest.approx(seconds, rel=0.1), (plan.name, stage)
+            else:
+                assert seconds / 2 < predicted[stage] < seconds, (plan.name, stage)
 
 
 def test_constants_are_what_was_measured():
     rows = {row["plan"]: row for row in json.loads((MEASUREMENTS / "sharding_2xh200_720x416.json").read_text())["rows"]}
     one = rows["u1r1-g1x1"]["seconds"]
-    assert {stage: one[stage] for stage in model.ONE_GPU} == pytest.approx(model.ONE_GPU, rel=1e-4)
-    for plan, seconds in model.TWO_GPUS.items():
+    assert {stage: one[stage] for stage in rates.ONE_GPU} == pytest.approx(rates.ONE_GPU, rel=1e-4)
+    for plan, seconds in prediction.TWO_GPUS.items():
         assert [rows[plan.name]["seconds"][stage] for stage in STAGES] == pytest.approx(seconds, rel=1e-4)
     kernels = {row["what"]: row for row in json.loads((MEASUREMENTS / "kernels_attention_h200.json").read_text())["rows"]}
-    assert kernels["self_720x416: cudnn"]["ms"] == pytest.approx(1e3 * model.ATTENTION_SECONDS, rel=1e-4)
+    assert kernels["self_720x416: cudnn"]["ms"] == pytest.approx(1e3 * rates.ATTENTION_SECONDS, rel=1e-4)
 
 
 @pytest.mark.parametrize("text", ["h800", "b200x8", "h100x", "h100x0", "h100x65", "h100x12", "h100x2x3x4", "h100x-1"])
 def test_machines_that_are_not(text):
     with pytest.raises(ValueError, match=f"{text[:4]}"):
-        model.Machine.parse(text)
+        machines.Machine.parse(text)
 
 
 @pytest.mark.parametrize(
     ("text", "hosts", "per_host"), [("h800x8", 1, 8), ("H100x1", 1, 1), ("a100x64", 8, 8), ("h200x4x2", 4, 2), ("h100x6", 1, 6)]
 )
 def test_machines(text, hosts, per_host):
-    machine = model.Machine.parse(text)
+    machine = machines.Machine.parse(text)
     assert (machine.hosts, machine.per_host, machine.devices) == (hosts, per_host, hosts * per_host)
 
 
 def test_a_report_says_that_it_predicts(config, tmp_path):
     plans = list(valid_plans(8, 40, (45, 26), per_host=8))
-    report = model.report(config, model.Machine.parse("h800x8"), plans, {"steps": 4})
+    report = prediction.report(config, machines.Machine.parse("h800x8"), plans, {"steps": 4})
     assert all(row.predicted for row in report.rows)
     assert len(report.rows) == 1 + len(plans) + 2  # and the published code on one and on eight
     table = [line for line in report.text().splitlines() if line.startswith(("u", "published code, u"))]
@@ -246,8 +248,8 @@ def test_a_report_says_that_it_predicts(config, tmp_path):
 def test_more_gpus_help_and_slow_ones_do_not(config):
     def best(name, devices):
         plans = list(valid_plans(devices, 40, (45, 26)))[:3] if devices > 1 else [Plan()]
-        chip, rates = model.CHIPS[name], model.fitted()
-        return min(model.predict(config, plan, chip, 8, rates).seconds["chunk"] for plan in plans)
+        chip = machines.CHIPS[name]
+        return min(prediction.predict(config, plan, chip, 8, rates.fitted()).seconds["chunk"] for plan in plans)
 
     times = [best("h100", devices) for devices in (1, 2, 4, 8)]
     assert times == sorted(times, reverse=True)
@@ -256,18 +258,18 @@ def test_more_gpus_help_and_slow_ones_do_not(config):
 
 
 def test_the_published_code(config):
-    slowness = model.published_slowness(config)
+    slowness = prediction.published_slowness(config)
 
     def seconds(plan):
-        return model.predict(config, plan, model.PUBLISHED_CHIP, 8, model.fitted(), slowness).seconds
+        return prediction.predict(config, plan, prediction.PUBLISHED_CHIP, 8, rates.fitted(), slowness).seconds
 
-    one, eight = seconds(Plan()), seconds(model.PUBLISHED_PLAN)
-    assert {stage: one[stage] for stage in model.PUBLISHED_ONE} == pytest.approx(model.PUBLISHED_ONE, rel=1e-9)
+    one, eight = seconds(Plan()), seconds(prediction.PUBLISHED_PLAN)
+    assert {stage: one[stage] for stage in prediction.PUBLISHED_ONE} == pytest.approx(prediction.PUBLISHED_ONE, rel=1e-9)
     for stage in ("DiT step", "VAE decode"):
-        assert eight[stage] == pytest.approx(model.PUBLISHED_EIGHT[stage], rel=0.15)
+        assert eight[stage] == pytest.approx(prediction.PUBLISHED_EIGHT[stage], rel=0.15)
 
 
 def test_other_numbers_are_refused(config):
     other = dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, dtype="float32"))
     with pytest.raises(ValueError, match="fitted on bfloat16"):
-        model.report(other, model.Machine.parse("h100x2"), [], {})
+        prediction.report(other, machines.Machine.parse("h100x2"), [], {})

@@ -1,0 +1,100 @@
+"""The VAE as pieces of work: each convolution of a call, and the attention in the middle."""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from livetalk_jax.benchmarks.cost.work import BF16, FLOAT32, Work, linear
+from livetalk_jax.config import VAEConfig
+from livetalk_jax.parallel.plan import Pair
+from livetalk_jax.shapes import latent_frames
+
+
+class Conv(NamedTuple):
+    """A convolution: channels, taps in time and in each spatial direction, frames that it reads (with those before the video) and
+    writes, the rows and columns that it writes for each that a latent has times `scale`, and the spatial padding on either side."""
+
+    in_dim: int
+    out_dim: int
+    time: int
+    space: int
+    read_frames: int
+    frames: int
+    scale: float
+    low: int
+    high: int
+    stride: int = 1
+
+
+def _res(in_dim: int, out_dim: int, frames: int, scale: float) -> Iterator[Conv]:
+    yield Conv(in_dim, out_dim, 3, 3, frames + 2, frames, scale, 1, 1)
+    yield Conv(out_dim, out_dim, 3, 3, frames + 2, frames, scale, 1, 1)
+    if in_dim != out_dim:
+        yield Conv(in_dim, out_dim, 1, 1, frames, frames, scale, 0, 0)
+
+
+def decoder_convs(config: VAEConfig, frames: int) -> Iterator[Conv]:
+    """Of a decode to `frames` frames; scale 1 is a latent."""
+    dims = [config.dim * multiplier for multiplier in reversed(config.dim_mult)]
+    f, scale, width = latent_frames(frames), 1.0, dims[0]
+    yield Conv(config.z_dim, width, 3, 3, f + 2, f, scale, 1, 1)
+    for _ in range(2):
+        yield from _res(width, width, f, scale)
+    for level, dim in enumerate(dims):
+        for _ in range(config.num_res_blocks + 1):
+            yield from _res(width, dim, f, scale)
+            width = dim
+        if level < len(config.temporal_downsample):
+            if config.temporal_downsample[::-1][level] and f > 1:
+                yield Conv(dim, 2 * dim, 3, 1, f + 1, f - 1, scale, 0, 0)
+                f = 2 * f - 1
+            scale *= 2
+            width = dim // 2
+            yield Conv(dim, width, 1, 3, f, f, scale, 1, 1)
+    yield Conv(width, 3, 3, 3, f + 2, f, scale, 1, 1)
+
+
+def encoder_convs(config: VAEConfig, frames: int) -> Iterator[Conv]:
+    """Of an encode of `frames` frames."""
+    dims = [config.dim * multiplier for multiplier in config.dim_mult]
+    f, scale, width = frames, 8.0, config.dim
+    yield Conv(3, width, 3, 3, f + 2, f, scale, 1, 1)
+    for level, dim in enumerate(dims):
+        for _ in range(config.num_res_blocks):
+            yield from _res(width, dim, f, scale)
+            width = dim
+        if level < len(config.temporal_downsample):
+            scale /= 2
+            yield Conv(dim, dim, 1, 3, f, f, scale, 0, 1, stride=2)
+            if config.temporal_downsample[level] and f > 1:
+                yield Conv(dim, dim, 3, 1, f, (f - 1) // 2, scale, 0, 0)
+                f = (f + 1) // 2
+    for _ in range(2):
+        yield from _res(width, width, f, scale)
+    yield Conv(width, 2 * config.z_dim, 3, 3, f + 2, f, scale, 1, 1)
+
+
+# Measured on an H200: FLOP/s of norm, SiLU and a causal 3×3×3 convolution, by channels (docs/sharding.md).
+CONV_RATES = {96: 403e12, 192: 517e12, 384: 640e12}
+
+
+def conv_work(conv: Conv, rows: int, columns: int) -> Work:
+    """On `rows` × `columns` latents, with the norm and activation before it; FLOPs as at the rate of 384 channels."""
+    pixels = conv.frames * rows * columns * conv.scale**2
+    flops = 2.0 * conv.time * conv.space**2 * conv.in_dim * conv.out_dim * pixels
+    # Fewer channels than the tensor cores' 8 cost as much as 8.
+    narrow = max(min(conv.in_dim, conv.out_dim), 8)
+    below = max((c for c in CONV_RATES if c <= narrow), default=min(CONV_RATES))
+    rate = CONV_RATES[below] * min(narrow / below, 1.0)
+    traffic = BF16 * pixels * (conv.in_dim * conv.stride**2 + conv.out_dim)
+    return Work("conv", flops * CONV_RATES[384] / rate, traffic)
+
+
+def vae_work(config: VAEConfig, part: Literal["decode", "encode"], frames: int, local: Pair, whole: Pair) -> list[Work]:
+    """One call on a device that holds `local` (rows, columns) of the latents and attends to `whole` in the middle."""
+    convs = decoder_convs(config, frames) if part == "decode" else encoder_convs(config, frames)
+    dim, f = config.dim * config.dim_mult[-1], latent_frames(frames)
+    queries, keys = math.prod(local), math.prod(whole)
+    # The middle attention, frame by frame and not fused: float32 scores are written, read twice and written again.
+    scores = Work("matmul", 4.0 * queries * keys * dim * f, 4.0 * FLOAT32 * queries * keys * f)
+    return [*(conv_work(conv, *local) for conv in convs), linear(f * queries, dim, 3 * dim), linear(f * queries, dim, dim), scores]
