@@ -57,6 +57,12 @@ class Task(NamedTuple):
     failed: Callable[[Exception], None]
 
 
+def _step(model: AvatarModel, state: Any, speech: np.ndarray) -> tuple[np.ndarray, Any]:
+    """A step with its frames fetched."""
+    frames, state = model.step(state, speech)
+    return np.asarray(frames), state
+
+
 class Engine:
     """Args:
     load: makes the model; called in the model thread, minutes long for the large ones.
@@ -136,7 +142,7 @@ class Engine:
         speech = np.zeros(model.chunk_frames * TICK, np.float32)
         for height, width in model.sizes:
             portrait = np.full((height, width, 3), 128, np.uint8)
-            frames, state = model.step(model.start(portrait, None, 0), speech)
+            frames, state = _step(model, model.start(portrait, None, 0), speech)
             state = model.rewind(state, frames[-model.motion_frames :], model.chunk_frames)
             began = time.perf_counter()
             model.start(portrait, None, 0)
@@ -144,7 +150,7 @@ class Engine:
             times = []
             for _ in range(3):
                 began = time.perf_counter()
-                _, state = model.step(state, speech)
+                _, state = _step(model, state, speech)
                 times.append(time.perf_counter() - began)
             self.chunk_seconds = max(self.chunk_seconds, sorted(times)[1], 1e-4)
         return model
@@ -219,7 +225,7 @@ class Engine:
             timeline.state = state
 
         def start() -> Any:
-            return self._timed("start", model.start, portrait, prompt, seed) if live.state != "closed" else None
+            return self._timed(live, "start", model.start, portrait, prompt, seed) if live.state != "closed" else None
 
         task = Task(start, started, self._failing(live))
         self._starts.append((live.opened_at, task))
@@ -295,15 +301,15 @@ class Engine:
     def _chunk(self, live: LiveSession) -> Task:
         model, timeline = self.model, live.timeline
         assert model is not None
-        self.metrics.chunk.labels("wait").observe(self.clock.now() - (live.wanted_at or self.clock.now()))
+        live.took("wait", self.clock.now() - (live.wanted_at or self.clock.now()))
         live.wanted_at = None
         work = timeline.begin()
 
         def run() -> tuple[np.ndarray, Any]:
             state = work.state
             if work.rewind is not None:
-                state = self._timed("rewind", model.rewind, state, *work.rewind)
-            return self._timed("step", model.step, state, work.speech.astype(np.float32) / 32768)
+                state = self._timed(live, "rewind", model.rewind, state, *work.rewind)
+            return self._timed(live, "step", _step, model, state, work.speech.astype(np.float32) / 32768)
 
         def done(result: tuple[np.ndarray, Any]) -> None:
             if live.state == "closed":
@@ -318,11 +324,11 @@ class Engine:
 
         return Task(run, done, self._failing(live))
 
-    def _timed(self, stage: str, call: Callable, *arguments: Any) -> Any:
+    def _timed(self, live: LiveSession, stage: str, call: Callable, *arguments: Any) -> Any:
         began = time.perf_counter()
         result = call(*arguments)
         seconds = time.perf_counter() - began
-        self.metrics.chunk.labels(stage).observe(seconds)
+        live.took(stage, seconds)
         if stage == "step":
             self.chunk_seconds += 0.1 * (seconds - self.chunk_seconds)
             self.metrics.realtime_factor.set(self.chunk_video_seconds / seconds)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from livetalk_jax import media
 from livetalk_jax.serving.engine import Engine
@@ -139,9 +140,10 @@ class Jobs:
                     frames, state = await engine.in_background(model.step, state, padded)
                     if writing is not None:
                         await writing
-                    frames = frames[: job.frames - job.frames_done]
-                    writing = asyncio.ensure_future(asyncio.to_thread(_write, writer, frames, heard))  # while the next is made
-                    job.frames_done += len(frames)
+                    new = min(model.chunk_frames, job.frames - job.frames_done)
+                    # Fetched and encoded while the next is computed.
+                    writing = asyncio.ensure_future(asyncio.to_thread(_write, writer, frames, new, heard))
+                    job.frames_done += new
                     job.seconds = time.monotonic() - began
                     job.change()
             finally:
@@ -156,6 +158,6 @@ class Jobs:
         job.path.unlink(missing_ok=True)
 
 
-def _write(writer: media.VideoWriter, frames: np.ndarray, sound: np.ndarray) -> None:
-    writer.write_frames(frames)
+def _write(writer: media.VideoWriter, frames: ArrayLike, new: int, sound: np.ndarray) -> None:
+    writer.write_frames(np.asarray(frames)[:new])
     writer.write_audio(sound)

@@ -91,6 +91,7 @@ class LiveSession:
         size: (height, width) of the video.
         owner: who opened it, as `tokens` names them.
         late: ticks in which the model had no new frame.
+        stages: seconds that each stage of a chunk took last.
     """
 
     def __init__(self, engine: "Engine", timeline: Timeline, size: tuple[int, int], owner: str):
@@ -101,6 +102,7 @@ class LiveSession:
         self.outputs: set[Output] = set()
         self.opened_at = self.detached_at = self.spoke_at = engine.clock.now()
         self.late = 0
+        self.stages: dict[str, float] = {}
         self.wanted_at: float | None = None  # since when the next chunk is wanted
         self._resampler: Resampler | None = None
         self._attached = asyncio.Event()
@@ -187,8 +189,14 @@ class LiveSession:
             "frames_late": self.late,
             "chunk_seconds": round(engine.chunk_seconds, 4),
             "realtime_factor": round(engine.chunk_video_seconds / engine.chunk_seconds, 3),
+            "stages": {stage: round(seconds, 4) for stage, seconds in self.stages.items()},
             "sessions": len(engine.sessions),
         }
+
+    def took(self, stage: str, seconds: float) -> None:
+        """Note what a stage of a chunk took: "wait", "start", "rewind", "step" or "encode"."""
+        self.stages[stage] = seconds
+        self.engine.metrics.chunk.labels(stage).observe(seconds)
 
     def close(self, reason: str) -> None:
         """End it; transports see `closed` with the reason, then nothing more. Closing twice does nothing."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FPS = 25
 SAMPLE_RATE = 16_000
@@ -29,8 +30,11 @@ class AvatarModel(Protocol):
     def start(self, portrait: np.ndarray, prompt: str | None, seed: int) -> Any:
         """The state before the first step. portrait: uint8 [Y, X, 3] of one of `sizes`."""
 
-    def step(self, state: Any, speech: np.ndarray) -> tuple[np.ndarray, Any]:
-        """The next frames, uint8 [chunk_frames, Y, X, 3], to float32 speech [chunk_frames · TICK] in [−1, 1]; and the state."""
+    def step(self, state: Any, speech: np.ndarray) -> tuple[ArrayLike, Any]:
+        """The next frames, uint8 [chunk_frames, Y, X, 3], to float32 speech [chunk_frames · TICK] in [−1, 1]; and the state.
+
+        Frames are computed but may lie on a device: `np.asarray` fetches them, in any thread.
+        """
 
     def rewind(self, state: Any, frames: np.ndarray, dropped: int) -> Any:
         """The state as if the last `dropped` frames had not been made: the next step goes on from these.

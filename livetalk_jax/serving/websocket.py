@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -115,8 +116,8 @@ class _Stream:
         await asyncio.wait_for(sending, SEND_SECONDS)
 
     async def event(self, event: Event) -> None:
-        time = (event.number - self._next + self._muxer.frames) / FPS if self._muxer else 0.0
-        await self.send({"type": event.name, "time": round(max(0.0, time), 3), **event.fields})
+        moment = (event.number - self._next + self._muxer.frames) / FPS if self._muxer else 0.0
+        await self.send({"type": event.name, "time": round(max(0.0, moment), 3), **event.fields})
 
     async def ticks(self, ticks: list[Tick]) -> None:
         """Encode and send what belongs together, a fresh initialisation before it where ticks are missing."""
@@ -132,8 +133,9 @@ class _Stream:
                 {"type": "media_init", "mime": self._muxer.mime, "time": start / FPS, "generation": ticks[0].generation}
             )
             await self.send(self._muxer.init)
-        with self._live.engine.metrics.chunk.labels("encode").time():
-            data = await _to_the_end(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
+        began = time.perf_counter()
+        data = await _to_the_end(self._muxer.add, [t.frame for t in ticks], [t.sound for t in ticks])
+        self._live.took("encode", time.perf_counter() - began)
         self._next = ticks[-1].number + 1
         if data:
             self._live.engine.metrics.skew.set(self._muxer.skew())

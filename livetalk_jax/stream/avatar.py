@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 
 from livetalk_jax.stream.session import Pipeline, Session
@@ -22,9 +23,9 @@ class Avatar:
         pipeline = self._pipelines[portrait.shape[0], portrait.shape[1]]
         return pipeline.start(portrait.astype(np.float32) / 127.5 - 1, prompt=prompt, seed=seed)
 
-    def step(self, state: Session, speech: np.ndarray) -> tuple[np.ndarray, Session]:
+    def step(self, state: Session, speech: np.ndarray) -> tuple[jax.Array, Session]:
         session = state.copy()
-        return np.asarray(session.generate(session.listen([speech]))), session
+        return jax.block_until_ready(session.generate(session.listen([speech]))), session
 
     def rewind(self, state: Session, frames: np.ndarray, dropped: int) -> Session:
         session = state.copy()

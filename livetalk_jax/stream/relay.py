@@ -51,7 +51,7 @@ class Leader:
         number = self._send("start", None, portrait, prompt, seed)
         return self._hold(number, self._avatar.start(portrait, prompt, seed))
 
-    def step(self, held: _Held, speech: np.ndarray) -> tuple[np.ndarray, _Held]:
+    def step(self, held: _Held, speech: np.ndarray) -> tuple[jax.Array, _Held]:
         number = self._send("step", held, speech)
         frames, state = self._avatar.step(held.state, speech)
         return frames, self._hold(number, state)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import struct
+import threading
 import zlib
 
 import av
@@ -293,6 +294,45 @@ def test_a_job(url):
     with httpx2.Client(base_url=url) as http:
         assert http.delete(f"/v1/jobs/{job}").status_code == 204
         refusal(http.get(f"/v1/jobs/{job}/result"), 404, "not_found")
+
+
+class Pending:
+    """Frames that lie on a device, and are there when the next step has begun."""
+
+    def __init__(self, frames, next_begun):
+        self.frames, self.next_begun = frames, next_begun
+
+    def __array__(self, dtype=None, copy=None):
+        assert self.next_begun.wait(60)
+        return self.frames
+
+
+class OnADevice(cards.TestCard):
+    last = None  # frame of a job, once the server runs
+    begun = threading.Event()
+
+    def step(self, state, speech):
+        self.begun.set()
+        frames, state = super().step(state, speech)
+        if self.last is None:
+            return frames, state
+        self.begun = threading.Event()
+        if state.next > self.last:
+            self.begun.set()
+        return Pending(frames, self.begun), state
+
+
+def test_a_chunk_is_fetched_while_the_next_is_computed():
+    card = OnADevice()
+
+    async def work(url):
+        async with Client(url) as client:
+            return [state async for state in client.job(wav(2.5), picture())][-1]
+
+    with running(card) as (url, _):
+        card.last = 62
+        state = asyncio.run(work(url))
+    assert (state["state"], state["frames_done"]) == ("done", 63)
 
 
 def test_jobs_wait_are_cancelled_and_fail(card, url):

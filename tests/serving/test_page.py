@@ -11,6 +11,8 @@ from tests.serving.card import TestCard
 from tests.serving.conftest import running
 
 pytestmark = needed
+STAGES = ("collect", "turn", "compute", "encode", "network", "player")
+FIGURES = (*STAGES, "delay", "fps", "factor", "queue", "waiting", "late")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_everything_by_keyboard_over_a_websocket(served, browser, microphone):
         page.wait_for_function("() => !video.muted")
         (live,) = server.engine.sessions.values()
         assert live.timeline.generation == 1
-        for figure in ("collect", "compute", "network", "player", "delay", "fps", "factor", "queue", "waiting", "late"):
+        for figure in FIGURES:
             page.wait_for_function(f"() => document.getElementById('{figure}').textContent !== '–'")
 
         tab_to(page, "#end")

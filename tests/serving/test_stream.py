@@ -52,6 +52,8 @@ def test_a_conversation(url):
                 ended = await stream.until("speech_ended")
                 assert abs(ended.fields["played_seconds"] - 2) < 0.01
                 await stream.until_shown(ended.fields["time"] + 0.2)
+                stages = (await stream.until("stats")).fields["stages"]
+                assert stages.keys() >= {"start", "wait", "step", "encode"} and all(0 <= took < 60 for took in stages.values())
                 await stream.control("close")
                 assert (await stream.until("closed")).fields["reason"] == "client"
             frames, sound, rate = stream.decode()
@@ -177,7 +179,7 @@ def test_a_reader_that_missed_frames_gets_a_fresh_start(server):
             batches.put_nowait(batch)
         await _write(
             SimpleNamespace(send_bytes=keep, send_text=keep),
-            SimpleNamespace(engine=server[1].engine, size=cards.SIZE, stats=dict),
+            SimpleNamespace(engine=server[1].engine, size=cards.SIZE, stats=dict, took=lambda stage, seconds: None),
             SimpleNamespace(take=batches.get),
         )
 

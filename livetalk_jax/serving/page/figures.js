@@ -2,7 +2,7 @@
 
 const $ = (id) => document.getElementById(id)
 const time = (seconds) => (seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(2)} s`)
-const NAMES = ['collect', 'compute', 'network', 'player']
+const NAMES = ['collect', 'turn', 'compute', 'encode', 'network', 'player']
 
 export class Figures {
   #stages = Object.fromEntries(NAMES.map((name) => [name, 0]))
@@ -59,7 +59,7 @@ export class Figures {
         this.#pings.clear()
         break
       case 'stats':
-        this.#stage('compute', message.chunk_seconds)
+        this.#model(message.stages)
         $('factor').textContent = `${message.realtime_factor.toFixed(message.realtime_factor < 10 ? 2 : 0)} ×`
         $('queue').textContent = message.frames_ready
         $('waiting').textContent = time(message.speech_waiting_seconds)
@@ -77,6 +77,12 @@ export class Figures {
     const id = Math.round(now)
     this.#pings.set(id, now)
     this.session.control('ping', { id })
+  }
+
+  #model({ wait, rewind = 0, step, encode }) {
+    if (wait !== undefined) this.#stage('turn', wait)
+    if (step !== undefined) this.#stage('compute', rewind + step)
+    if (encode !== undefined) this.#stage('encode', encode)
   }
 
   #stage(name, seconds) {
