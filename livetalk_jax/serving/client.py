@@ -116,6 +116,10 @@ class Stream:
     async def control(self, type: str, **fields: Any) -> None:
         await self._socket.send(json.dumps({"type": type, **fields}))
 
+    def cut(self) -> None:
+        """Break the connection off without a word, as a client that is killed."""
+        self._socket.transport.abort()
+
     async def speak(self, samples: np.ndarray, rate: int, *, pace: float = 0.0) -> None:
         """A whole segment, int16 [samples]. pace: seconds that a second of it takes to send; 0 at once, 1 as it is spoken."""
         await self.control("audio_format", sample_rate=rate)

@@ -6,13 +6,20 @@ import pytest
 
 from livetalk_jax.flags import UsageError
 from livetalk_jax.serving import bench
+from livetalk_jax.serving.engine import Limits
+from tests.serving.conftest import running
+
+
+@pytest.fixture(scope="module")
+def server(card):
+    with running(card, Limits(sessions=3)) as found:
+        yield found
 
 
 def test_figures_of_the_card(url, tmp_path, capsys):
     out = tmp_path / "serving.json"
-    bench.main(
-        ["livetalk bench serving", "--url", url, "--repeats", "1", "--minutes", "0.08", "--sessions", "2", "--out", str(out)]
-    )
+    options = {"url": url, "repeats": 1, "visits": 6, "minutes": 0.05, "sessions": 3, "out": out}
+    bench.main(["livetalk bench serving", *(f"--{name}={value}" for name, value in options.items())])
     result = json.loads(out.read_text())
     table = capsys.readouterr().out
     for name, times in result["reactions"].items():
@@ -20,12 +27,17 @@ def test_figures_of_the_card(url, tmp_path, capsys):
     names = ("open to first frame", "speech to its first frame", "interrupt to answer", "interrupt to silence", "interrupt to idle")
     assert set(result["reactions"]) == {*names, "sound after picture"}
     assert abs(result["reactions"]["sound after picture"]["median"]) < 0.04
-    assert len(result["talking"]) == 2
+    assert len(result["talking"]) == 3
     for session in result["talking"]:
         assert abs(session["largest skew of a fragment"]) < 0.04
         assert 0 < session["real-time factor"] < 2 and session["seconds"] > 0
     assert result["job"]["frames"] > 200
-    assert result["server MiB"]["after"] > 0
+    assert result["beyond capacity"]["asked"] == result["beyond capacity"]["refused"] == 3
+    assert [row["sessions"] for row in result["visits"]] == [*range(6), 6]
+    rows = result["over time"]
+    assert len(rows) >= 2 and rows[-1]["late frames"] == sum(session["late frames"] for session in result["talking"])
+    assert all(row["server MiB"] > 0 for row in [*rows, *result["visits"]])
+    assert table.count("server's memory") == 2
     assert "bench serving" in result["command"]
 
 

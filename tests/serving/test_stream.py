@@ -128,7 +128,7 @@ def test_a_client_killed_in_mid_chunk():
                     async with client.stream(victim) as stream:
                         await stream.until("session")
                         await stream.send(loud(3))
-                        stream._socket.transport.abort()
+                        stream.cut()
                     await nobody_reads(server, victim)
                     card.gate.set()
                     moment = safe.covered[-1][1] if safe.covered else 0.0
