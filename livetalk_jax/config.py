@@ -252,12 +252,12 @@ class SamplerConfig:
 class RuntimeConfig:
     """Where numbers live and what computes with them.
 
-    `dtype` of weights and activations. `attention`: the kernel, "auto" is cuDNN on a GPU and the reference elsewhere. `linear`: "fp8"
-    keeps the transformer's large matrices in 8 bits (`nn.quantization.DIT_FP8`).
+    `dtype` of weights and activations. `attention`: the kernel, "auto" is the fastest that is exact, "mosaic_fp8" the one in 8 bits
+    (`kernels.attention`). `linear`: "fp8" keeps the transformer's large matrices in 8 bits (`nn.quantization.DIT_FP8`).
     """
 
     dtype: Literal["float32", "bfloat16"]
-    attention: Literal["auto", "reference", "cudnn", "mosaic"]
+    attention: Literal["auto", "reference", "cudnn", "mosaic", "mosaic_fp8"]
     linear: Literal["native", "fp8"]
 
 

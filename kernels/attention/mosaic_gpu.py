@@ -1,5 +1,7 @@
 """Softmax attention for NVIDIA Hopper in Pallas Mosaic GPU: bfloat16 in and out, float32 in between, heads of 128.
 
+`forward` takes queries, keys and values in 8 bits too, as `eight_bit.quantize` makes them.
+
 The algorithm is FlashAttention-3 (arXiv 2407.08608): one warpgroup loads keys and values by TMA, two compute 64 queries each.
 A computing warpgroup starts the next block's q·kᵀ and this block's p·v together and takes the softmax of the first while the second
 is still running; the two warpgroups take turns at the tensor cores. Programs stay on their multiprocessor and go from tile to tile,
@@ -7,8 +9,9 @@ so a tile's first loads hide behind the one before.
 
 Blocks of keys are visited from last to first: only the first one visited can be ragged, so the loop has no mask. Rows that stand
 past an array's end are zeros when loaded and dropped when stored (TMA), so nothing is padded. The tensor cores want shared memory
-in tiles of 8 rows, and Pallas would then copy whole tiles of global memory only; a half of a head's width lies in memory the same
-way with and without tiles, so each half has two views: one that is copied and one that is multiplied.
+in tiles of 8 rows, and Pallas would then copy whole tiles of global memory only; 128 bytes of a row, which are a half of a head's
+width in bfloat16, lie in memory the same way with and without tiles, so such a piece has two views: one that is copied and one that
+is multiplied.
 """
 
 import dataclasses
@@ -17,14 +20,19 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax._src.lib.mlir import ir
 from jax._src.lib.mlir.dialects import llvm
 from jax.experimental import pallas as pl
+from jax.experimental.mosaic import gpu as mgpu
+from jax.experimental.mosaic.gpu import utils as mgpu_utils
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from .eight_bit import HEADROOM
+
 HEAD_DIM = 128
-SWIZZLE = 64  # a swizzled row: 128 bytes
+SWIZZLE = 128  # bytes of a swizzled row
 COMPUTE = 2  # computing warpgroups; one more loads
 ROWS = plgpu.Layout.WGMMA.reduce(1)
 # The hardware barriers with which the warpgroups take turns; Mosaic GPU itself uses the first ones.
@@ -35,7 +43,9 @@ TURNS = 6
 class Config:
     """`block_q` queries a warpgroup, `block_kv` keys a step, `stages` steps loaded ahead, `programs` resident at a time.
 
-    `pieces` of a head's width are copied and multiplied apart: 2, or 1 where queries and keys are multiples of 8.
+    `pieces` of a head's width are copied and multiplied apart: 2, or 1 where both arrays have a multiple of 8 rows, which is faster,
+    and with numbers of 8 bits. With these, `apart` sums each block's p·v for itself and adds it in float32: the tensor cores sum
+    such products with about 14 bits.
     """
 
     block_q: int
@@ -43,16 +53,18 @@ class Config:
     stages: int
     programs: int
     pieces: int = 2
+    apart: bool = False
 
     def __post_init__(self):
         if self.block_q % 64 or self.block_kv % 64 or self.stages < 2:
             raise ValueError(f"blocks must be multiples of 64 and stages at least 2, not {self}")
 
 
-def heuristic(keys: int) -> Config:
-    """The configuration for `keys` keys on this machine's GPU (the 132 multiprocessors of an H100 or H200 where there is none)."""
+def heuristic(queries: int, keys: int) -> Config:
+    """The configuration for arrays of so many rows on this machine's GPU (the 132 multiprocessors of an H200 where there is none)."""
     programs = jax.devices()[0].core_count if jax.default_backend() == "gpu" else 132
-    return Config(block_q=64, block_kv=128 if keys > 64 else 64, stages=2, programs=programs)
+    pieces = 2 if queries % 8 or keys % 8 else 1
+    return Config(block_q=64, block_kv=128 if keys > 64 else 64, stages=2, programs=programs, pieces=pieces)
 
 
 def _hardware_barrier(operation: str):
@@ -67,22 +79,52 @@ def _hardware_barrier(operation: str):
     return run
 
 
+@functools.cache
+def _to_operand(shape: tuple[int, ...]):
+    """float32 as a matrix product leaves it -> e4m3 as one takes it, without moving anything between threads.
+
+    A thread holds columns 2c, 2c + 1, 2c + 8 and 2c + 9 of every 16; they become 4c to 4c + 3 (`eight_bit.in_kernel_order`).
+    """
+
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.Layout.WGMMA,),
+        return_type=plgpu.ShapeDtypeStruct(shape, jnp.float8_e4m3fn, layout=plgpu.Layout.WGMMA_8BIT),
+    )
+    def run(_, wide):
+        pairs = wide.astype(ir.Float8E4M3FNType.get()).registers
+        layout = plgpu.Layout.WGMMA_8BIT.to_mgpu()
+        fours = np.empty(layout.registers_shape(shape), dtype=object)
+        for row, column, *rest in np.ndindex(fours.shape):
+            fours[row, column, *rest] = mgpu_utils.vector_concat([pairs[row, 2 * column + half, *rest] for half in (0, 1)])
+        return mgpu.FragmentedArray(_registers=fours, _layout=layout, _is_signed=None)
+
+    return run
+
+
+def served(q: jax.Array, k: jax.Array, v: jax.Array, key_length: jax.Array | int | None) -> tuple[int, jax.Array | None]:
+    """How many keys are valid: as a number, and as an array if it is one that only the running program knows.
+
+    Raises:
+        NotImplementedError: for dtypes or head widths that no kernel here takes.
+    """
+    if not q.dtype == k.dtype == v.dtype == jnp.bfloat16:
+        raise NotImplementedError(f"mosaic attention takes bfloat16, not {q.dtype}, {k.dtype} and {v.dtype}")
+    if q.shape[-1] != HEAD_DIM:
+        raise NotImplementedError(f"mosaic attention takes heads of {HEAD_DIM}, not {q.shape[-1]}; choose 'cudnn'")
+    keys = k.shape[1]
+    if isinstance(key_length, int) and key_length > 0:
+        return min(key_length, keys), None
+    return keys, None if key_length is None else jnp.clip(jnp.asarray(key_length, jnp.int32), 0, keys).reshape(1)
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array | int | None = None, return_lse: bool = False):
     """`reference.attention` on Hopper, forward only.
 
     Raises:
         NotImplementedError: for other dtypes or head widths, and under differentiation.
     """
-    if not q.dtype == k.dtype == v.dtype == jnp.bfloat16:
-        raise NotImplementedError(f"mosaic attention takes bfloat16, not {q.dtype}, {k.dtype} and {v.dtype}")
-    if q.shape[-1] != HEAD_DIM:
-        raise NotImplementedError(f"mosaic attention takes heads of {HEAD_DIM}, not {q.shape[-1]}; choose 'cudnn'")
-    keys, length = k.shape[1], None
-    if isinstance(key_length, int) and key_length > 0:
-        keys = min(key_length, keys)
-    elif key_length is not None:
-        length = jnp.clip(jnp.asarray(key_length, jnp.int32), 0, keys).reshape(1)
-    out, lse = _differentiable(q, k, v, length, keys, return_lse, heuristic(keys))
+    keys, length = served(q, k, v, key_length)
+    out, lse = _differentiable(q, k, v, length, keys, return_lse, heuristic(q.shape[1], k.shape[1]))
     return (out, lse) if return_lse else out
 
 
@@ -98,12 +140,17 @@ def _over(rows: jax.Array, like: jax.Array) -> jax.Array:
     return lax.broadcast_in_dim(rows, like.shape, [0])
 
 
-def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers, *, config: Config, keys: int, tiles):
-    # Each of these: the view that is copied and the one that is multiplied, [stage or group, piece, row, width].
-    *views, lse_smem = scratch
-    (q_copied, q_smem), (k_copied, k_smem), (v_copied, v_smem), (out_copied, out_smem) = (
-        views if config.pieces == 2 else ((view, view) for view in views)
-    )
+def _views(memory, two: bool) -> tuple:
+    """Scratch memory as it is copied and as it is multiplied."""
+    return tuple(memory) if two else (memory, memory)
+
+
+def _kernel(q_ref, k_ref, v_ref, length_ref, scale_ref, out_ref, lse_ref, scratch, barriers, *, config: Config, keys: int, tiles):
+    # The inputs and the output as they are copied and as they are multiplied, [stage or group, piece, row, width].
+    *given, out_smem, lse_smem = scratch
+    narrow = config.pieces == 2
+    (q_copied, q_smem), (k_copied, k_smem), (v_copied, v_smem) = (_views(x, narrow or scale_ref is not None) for x in given)
+    out_copied, out_smem = _views(out_smem, narrow)
     q_full, k_full, v_full, q_empty, k_empty, v_empty = barriers
     block_q, block_kv, stages = config.block_q, config.block_kv, config.stages
     batches, heads, q_tiles = tiles
@@ -115,7 +162,7 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
     first = lax.axis_index("program")
     count = batches * heads * q_tiles
     rounds = pl.cdiv(count - first, config.programs)
-    log2_scale = HEAD_DIM**-0.5 * math.log2(math.e)
+    eight_bit, apart = scale_ref is not None, config.apart
 
     def place(index):
         """(batch, head, first query) of a tile; queries run fastest, so that programs share a head's keys in the L2 cache."""
@@ -127,7 +174,7 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
 
     @pl.when(group == COMPUTE)
     def load():
-        plgpu.set_max_registers(40, action="decrease")
+        plgpu.set_max_registers(24, action="decrease")
 
         @pl.loop(0, rounds)
         def tile(i):
@@ -142,9 +189,9 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
                 plgpu.copy_gmem_to_smem(q_ref.at[batch, pl.ds(row, COMPUTE * block_q), head, columns], q_copied.at[piece], q_full)
 
             @pl.loop(0, steps)
-            def block(step):
+            def load_block(step):
                 at = i * steps + step
-                rows = (batch, pl.ds((steps - 1 - step) * block_kv, block_kv), head)
+                rows = pl.ds((steps - 1 - step) * block_kv, block_kv)
                 for source, target, full, empty in ((k_ref, k_copied, k_full, k_empty), (v_ref, v_copied, v_full, v_empty)):
 
                     @pl.when(at >= stages)
@@ -153,7 +200,9 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
 
                     for piece in pieces:
                         columns = pl.ds(piece * width, width)
-                        plgpu.copy_gmem_to_smem(source.at[*rows, columns], target.at[slot(at), piece], full.at[slot(at)])
+                        transposed = eight_bit and source is v_ref
+                        block = source.at[batch, head, columns, rows] if transposed else source.at[batch, rows, head, columns]
+                        plgpu.copy_gmem_to_smem(block, target.at[slot(at), piece], full.at[slot(at)])
 
         # Every release is waited for, the last ones here.
         pl.when(rounds > 0)(lambda: plgpu.barrier_wait(q_empty))
@@ -166,7 +215,7 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
 
     @pl.when(group < COMPUTE)
     def compute():
-        plgpu.set_max_registers(232, action="increase")
+        plgpu.set_max_registers(240, action="increase")
 
         def scores(s_ref, at):
             for piece in pieces:
@@ -174,7 +223,18 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
 
         def values(out_refs, p, at):
             for piece in pieces:
-                plgpu.wgmma(out_refs[piece], p, v_smem.at[at, piece])
+                block = v_smem.at[at, piece]
+                plgpu.wgmma(out_refs[piece], p, block.T if eight_bit else block)
+
+        def zeros(columns):
+            return _rows(0.0, (block_q, columns), plgpu.Layout.WGMMA)
+
+        def to_operand(p):
+            return _to_operand(p.shape)(p) if eight_bit else p.astype(q_ref.dtype)
+
+        def base(top):
+            """What is subtracted from logits whose largest is `top`."""
+            return top - HEADROOM if eight_bit else top
 
         @pl.when(group == 1)
         def _():
@@ -184,6 +244,7 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
         def tile(i):
             batch, head, row = place(first + i * config.programs)
             begin = i * steps
+            log2_scale = (scale_ref[batch, head, 0] if eight_bit else HEAD_DIM**-0.5) * math.log2(math.e)
 
             # The first block, alone: it may be ragged.
             plgpu.barrier_wait(q_full)
@@ -197,15 +258,17 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
             plgpu.barrier_arrive(k_empty.at[slot(begin)])
             if length_ref is not None or keys % block_kv:
                 columns = plgpu.broadcasted_iota(jnp.int32, (block_q, block_kv), 1, layout=plgpu.Layout.WGMMA)
+                if eight_bit:  # the key that stands there
+                    columns = (columns & -16) | ((columns & 6) << 1) | ((columns & 8) >> 2) | (columns & 1)
                 s = jnp.where(columns < length - (steps - 1) * block_kv, s, -jnp.inf)
             top = s.max(axis=1) * log2_scale
             safe = top if length_ref is None else jnp.where(top == -jnp.inf, 0.0, top)
-            p = jnp.exp2(s * log2_scale - _over(safe, s))
+            p = jnp.exp2(s * log2_scale - _over(base(safe), s))
             total = p.sum(axis=1)
-            parts = (_rows(0.0, (block_q, width), plgpu.Layout.WGMMA),) * config.pieces
+            parts = (zeros(width),) * config.pieces
 
             def step(j, carry):
-                parts, p16, top, total = carry
+                parts, operand, top, total, due = carry
                 now, before = slot(begin + j), slot(begin + j - 1)
 
                 def both(refs):
@@ -213,13 +276,13 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
                     _sync(TURNS + group)
                     scores(s_ref, now)
                     plgpu.barrier_wait(v_full.at[before])
-                    values(out_refs, p16, before)
+                    values(out_refs, operand, before)
                     _arrive(TURNS + 1 - group)
                     # The values' products may still be under way.
                     s = lax.optimization_barrier(plgpu.wgmma_accumulator_load(s_ref, wait_n=config.pieces))
                     plgpu.barrier_arrive(k_empty.at[now])
                     higher = jnp.maximum(top, s.max(axis=1) * log2_scale)
-                    p = jnp.exp2(s * log2_scale - _over(higher, s))
+                    p = jnp.exp2(s * log2_scale - _over(base(higher), s))
                     shrink = jnp.exp2(top - higher)
                     softmax = lax.optimization_barrier((p, higher, total * shrink + p.sum(axis=1), shrink))
                     p_ref[...], top_ref[...], total_ref[...], shrink_ref[...] = softmax
@@ -230,33 +293,42 @@ def _kernel(q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, scratch, barriers
                     def _():
                         plgpu.barrier_wait(k_full.at[slot(begin + j + 1)])
 
-                zeros = _rows(0.0, (block_q, block_kv), plgpu.Layout.WGMMA)
-                state = (tuple(map(plgpu.ACC.init, parts)), plgpu.ACC.init(zeros), zeros, top, total, top)
-                parts, _, p, top, total, shrink = pl.run_state(both)(state)
+                added = (zeros(width),) * config.pieces if apart else parts
+                state = (tuple(map(plgpu.ACC.init, added)), plgpu.ACC.init(zeros(block_kv)), zeros(block_kv), top, total, top)
+                added, _, p, top, total, shrink = pl.run_state(both)(state)
                 # Nothing that reads the result may move above the wait that ends run_state.
-                parts, p, top, total, shrink = lax.optimization_barrier((parts, p, top, total, shrink))
+                added, p, top, total, shrink = lax.optimization_barrier((added, p, top, total, shrink))
                 plgpu.barrier_arrive(v_empty.at[before])
-                return tuple(x * _over(shrink, x) for x in parts), p.astype(q_ref.dtype), top, total
+                if apart:  # multiplied and added in one instruction, with what the step before left to do
+                    parts, due = tuple(x * _over(due, x) + y for x, y in zip(parts, added, strict=True)), shrink
+                else:
+                    parts = tuple(x * _over(shrink, x) for x in added)
+                return parts, to_operand(p), top, total, due
 
             @pl.when(steps > 1)
             def _():
                 plgpu.barrier_wait(k_full.at[slot(begin + 1)])
 
-            parts, p16, top, total = lax.fori_loop(1, steps, step, (parts, p.astype(q_ref.dtype), safe, total))
+            due = _rows(1.0, (block_q,), ROWS) if apart else None
+            parts, operand, top, total, due = lax.fori_loop(1, steps, step, (parts, to_operand(p), safe, total, due))
+            if apart:
+                parts = tuple(x * _over(due, x) for x in parts)
             plgpu.barrier_arrive(q_empty)
 
             last = slot(begin + steps - 1)
             plgpu.barrier_wait(v_full.at[last])
-            parts = pl.run_state(lambda out_refs: values(out_refs, p16, last))(tuple(map(plgpu.ACC.init, parts)))
+            parts = pl.run_state(lambda out_refs: values(out_refs, operand, last))(tuple(map(plgpu.ACC.init, parts)))
             parts = lax.optimization_barrier(parts)
             plgpu.barrier_arrive(v_empty.at[last])
 
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)  # of the tile before
             if lse_ref is not None:
-                lse_smem[group] = jnp.where(total == 0.0, -jnp.inf, top * math.log(2.0) + jnp.log(total))
+                lse_smem[group] = jnp.where(total == 0.0, -jnp.inf, base(top) * math.log(2.0) + jnp.log(total))
             share = 1.0 / (total if length_ref is None else jnp.where(total == 0.0, 1.0, total))
+            if eight_bit:
+                share = share * scale_ref[batch, head, 1]
             for piece, x in enumerate(parts):
-                out_smem[group, piece] = (x * _over(share, x)).astype(q_ref.dtype)
+                out_smem[group, piece] = (x * _over(share, x)).astype(out_ref.dtype)
             plgpu.commit_smem()
             mine = pl.ds(row + group * block_q, block_q)
             for piece in pieces:
@@ -278,11 +350,11 @@ def _no_gradient(*_):
 
 
 @functools.partial(jax.jit, static_argnames=("keys", "return_lse", "config", "interpret"))
-def forward(q, k, v, length, *, keys: int, return_lse: bool, config: Config, interpret=None):
-    """The kernel's call. Returns out, and the log-sum-exp [B, A, N] or None.
+def forward(q, k, v, length, scale=None, *, keys: int, return_lse: bool, config: Config, interpret=None):
+    """The kernel's call. Returns out, bfloat16 [B, N, A, K], and the log-sum-exp [B, A, N] or None.
 
     Args:
-        q, k, v: [B, N, A, K] and [B, L, A, K].
+        q, k, v: [B, N, A, K] and [B, L, A, K]; with `scale` as `eight_bit.quantize` makes them.
         length: how many keys are valid, int32 [1], or None for `keys` of them.
 
     Its own jit: a program that calls it in every layer builds it once.
@@ -296,26 +368,26 @@ def forward(q, k, v, length, *, keys: int, return_lse: bool, config: Config, int
 
     pieces, width = config.pieces, HEAD_DIM // config.pieces
 
-    def two_views(*shape):
-        tiling, swizzle = plgpu.TilingTransform((8, SWIZZLE)), plgpu.SwizzleTransform(2 * SWIZZLE)
-        multiplied = plgpu.SMEM((*shape, width), q.dtype, transforms=(tiling, swizzle))
-        if pieces == 1:
+    def scratch(*shape, dtype=q.dtype):
+        columns, swizzle = SWIZZLE // jnp.dtype(dtype).itemsize, plgpu.SwizzleTransform(SWIZZLE)
+        multiplied = plgpu.SMEM(shape, dtype, transforms=(plgpu.TilingTransform((8, columns)), swizzle))
+        if shape[-1] != columns:
             return multiplied
-        return plgpu.RefUnion(plgpu.SMEM((*shape, width), q.dtype, transforms=(swizzle,)), multiplied)
+        return plgpu.RefUnion(plgpu.SMEM(shape, dtype, transforms=(swizzle,)), multiplied)
 
     def entry(*refs):
         q_ref, k_ref, v_ref, *rest = refs
-        length_ref = None if length is None else rest.pop(0)
+        length_ref, scale_ref = (None if x is None else rest.pop(0) for x in (length, scale))
         out_ref, lse_ref = rest if return_lse else (*rest, None)
         pl.run_scoped(
             lambda *scoped: _kernel(
-                q_ref, k_ref, v_ref, length_ref, out_ref, lse_ref, *scoped, config=config, keys=keys, tiles=tiles
+                q_ref, k_ref, v_ref, length_ref, scale_ref, out_ref, lse_ref, *scoped, config=config, keys=keys, tiles=tiles
             ),
             (
-                two_views(pieces, COMPUTE * block_q),
-                two_views(stages, pieces, block_kv),
-                two_views(stages, pieces, block_kv),
-                two_views(COMPUTE, pieces, block_q),
+                scratch(pieces, COMPUTE * block_q, width),
+                scratch(stages, pieces, block_kv, width),
+                scratch(stages, pieces, *((block_kv, width) if scale is None else (width, block_kv))),
+                scratch(COMPUTE, pieces, block_q, width, dtype=jnp.bfloat16),
                 plgpu.SMEM((COMPUTE, block_q), jnp.float32) if return_lse else None,
             ),
             (
@@ -329,7 +401,7 @@ def forward(q, k, v, length, *, keys: int, return_lse: bool, config: Config, int
             collective_axes="group",
         )
 
-    outputs = [jax.ShapeDtypeStruct(q.shape, q.dtype), *([lse] if return_lse else [])]
+    outputs = [jax.ShapeDtypeStruct(q.shape, jnp.bfloat16), *([lse] if return_lse else [])]
     results = plgpu.kernel(
         entry,
         out_type=outputs,
@@ -342,5 +414,5 @@ def forward(q, k, v, length, *, keys: int, return_lse: bool, config: Config, int
             approx_math=True, unsafe_no_auto_barriers=True, lowering_semantics=plgpu.LoweringSemantics.Lane
         ),
         **({} if interpret is None else {"interpret": interpret}),
-    )(q, k, v, *(() if length is None else (length,)))
+    )(q, k, v, *(x for x in (length, scale) if x is not None))
     return results[0], results[1][:, :, :queries] if return_lse else None

@@ -15,7 +15,7 @@ def power_of_two(x: jax.Array) -> jax.Array:
     return jnp.where(x == 0.0, 1.0, up)
 
 
-def scale_of(x: jax.Array, axis: int | None) -> jax.Array:
+def scale_of(x: jax.Array, axis: int | tuple[int, ...] | None) -> jax.Array:
     """What x is divided by so that its largest magnitude along `axis` (None: of all) fits e4m3; float32, kept dimensions.
 
     Scales are powers of two: exact in bfloat16 too, and a floating-point format loses nothing by them.

@@ -77,8 +77,13 @@ class SequenceAttention:
     ulysses: Names
     ring: Names
 
-    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        """q, k, v of the tokens held here, [B, N, A, K] -> [B, N, A, K]."""
+    def __call__(self, q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: int | None = None) -> jax.Array:
+        """q, k, v of the tokens held here, [B, N, A, K] -> [B, N, A, K]; zeros behind the first `key_length` (None: N) of them."""
+        rows = q.shape[1]
+        out = self._of_tokens(*(x[:, :key_length] for x in (q, k, v)))
+        return jnp.pad(out, ((0, 0), (0, rows - out.shape[1]), (0, 0), (0, 0)))
+
+    def _of_tokens(self, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         h, w = self.plan.local_tokens(self.token_grid)
         order = tails(self.plan, self.token_grid, q.shape[1] // (h * w))
         if self.plan.ulysses == 1:

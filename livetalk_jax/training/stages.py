@@ -111,7 +111,7 @@ class Stage:
         self.config, self.placement = config, where
         dtype = jnp.dtype(config.runtime.dtype)
         device = where.devices[0]
-        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, device)
+        self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, device, gradients=True)
         if where.plan.ring > 1 and self.attention == "cudnn":
             most = math.gcd(config.model.dit.num_heads, where.plan.model_devices)
             raise ValueError(

@@ -1,6 +1,7 @@
 """The contract of attention: every implementation against torch, on the kinds of shapes that the networks meet."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from livetalk_jax.config import DiTConfig
-from livetalk_jax.kernels.attention import IMPLEMENTATIONS, cudnn, reference, select
+from livetalk_jax.kernels.attention import EIGHT_BIT, IMPLEMENTATIONS, cudnn, reference, select
 from livetalk_jax.kernels.attention.specs import SPECS
 from livetalk_jax.shapes import Geometry
 
@@ -180,30 +181,47 @@ def test_what_cannot_be_served_is_refused(name, dtype, width, reason):
         IMPLEMENTATIONS[name](q, k, v)
 
 
-def test_select_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-    assert select("reference", "float32") == ("reference", reference.attention)
-    assert select("auto", "bfloat16") == ("reference", reference.attention)
+def device(platform="gpu", compute_capability="9.0"):
+    return types.SimpleNamespace(platform=platform, compute_capability=compute_capability, device_kind="a test's device")
+
+
+def test_select_without_a_gpu():
+    cpu = device("cpu", "")
+    assert select("reference", "float32", cpu) == ("reference", reference.attention)
+    assert select("auto", "bfloat16", cpu) == ("reference", reference.attention)
     for name in IMPLEMENTATIONS:
         if SERVES[name].gpu:
             with pytest.raises(ValueError, match=f"attention '{name}' needs an NVIDIA GPU; choose 'reference' here"):
-                select(name, "bfloat16")
+                select(name, "bfloat16", cpu)
 
 
-def test_select_with_a_gpu(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert select("auto", "float32") == ("reference", reference.attention)
-    assert select("auto", "bfloat16")[0] in IMPLEMENTATIONS
-    assert SERVES[select("auto", "bfloat16")[0]].gpu
-    assert select("cudnn", "bfloat16") == ("cudnn", cudnn.attention)
+def test_select_with_a_gpu():
+    hopper, ampere = device(), device(compute_capability="8.0")
+    assert select("auto", "float32", hopper) == ("reference", reference.attention)
+    assert select("auto", "bfloat16", hopper)[0] == "mosaic"
+    assert select("auto", "bfloat16", ampere) == ("cudnn", cudnn.attention)
+    assert select("auto", "bfloat16", hopper, gradients=True) == ("cudnn", cudnn.attention)
+    assert select("cudnn", "bfloat16", hopper) == ("cudnn", cudnn.attention)
+    with pytest.raises(ValueError, match="attention 'mosaic' is for Hopper, not a test's device; choose 'cudnn'"):
+        select("mosaic", "bfloat16", ampere)
     for name in IMPLEMENTATIONS:
         if "float32" not in SERVES[name].dtypes:
             with pytest.raises(ValueError, match=f"attention '{name}' takes bfloat16.*, not float32; choose 'reference'"):
-                select(name, "float32")
+                select(name, "float32", hopper)
+
+
+@pytest.mark.parametrize(("keys", "width", "by"), [(4096, 128, "mosaic"), (512, 128, "cudnn"), (4096, 80, "cudnn")])
+def test_where_our_kernel_serves(monkeypatch, keys, width, by):
+    used = []
+    monkeypatch.setattr(cudnn, "attention", lambda q, k, v: used.append("cudnn"))
+    monkeypatch.setitem(IMPLEMENTATIONS, "mosaic", lambda q, k, v: used.append("mosaic"))
+    q, k = (jax.ShapeDtypeStruct((1, n, 2, width), jnp.bfloat16) for n in (16, keys))
+    select("mosaic", "bfloat16", device())[1](q, k, k)
+    assert used == [by]
 
 
 def test_select_names_what_there_is():
-    with pytest.raises(ValueError, match=f"unknown attention 'flash'; choose auto, {', '.join(IMPLEMENTATIONS)}"):
+    with pytest.raises(ValueError, match=f"unknown attention 'flash'; choose auto, {', '.join(IMPLEMENTATIONS | EIGHT_BIT)}"):
         select("flash", "bfloat16")
 
 
