@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 from livetalk_jax import media
 from livetalk_jax.serving import edges, uploads
 from livetalk_jax.serving.engine import Engine
-from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.errors import CODES, ServingError
 from livetalk_jax.serving.gate import Gate, refuse
 from livetalk_jax.serving.jobs import Job, Jobs
 from livetalk_jax.serving.limits import Buckets
@@ -54,8 +54,9 @@ class Server:
         self.buckets = Buckets(self.requests_per_second, 3 * self.requests_per_second)
 
 
-_UPLOAD = errors("too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
+_UPLOAD = errors("too_slow", "too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
 _FOUND = errors("not_found", "unprocessable")
+_POSTED = errors("not_found", "unprocessable", "too_slow", "too_large")
 
 
 def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
@@ -83,7 +84,8 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         CORSMiddleware, allow_origins=list(server.origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["Authorization"]
     )
     app.add_middleware(
-        Gate, body_bytes=limits.body_bytes, origins=server.origins, local=guard.open, metrics=engine.metrics
+        Gate, body_bytes=limits.body_bytes, body_seconds=limits.body_seconds, origins=server.origins, local=guard.open,
+        metrics=engine.metrics,
     )  # fmt: skip
 
     # Errors: one shape
@@ -100,8 +102,9 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        codes = {401: "unauthorized", 403: "forbidden", 404: "not_found", 413: "too_large"}
-        body = {"code": codes.get(error.status_code, "bad_request"), "message": str(error.detail), "retryable": False}
+        codes = {401: "unauthorized", 403: "forbidden", 404: "not_found", 408: "too_slow", 413: "too_large"}
+        code = codes.get(error.status_code, "bad_request")
+        body = {"code": code, "message": str(error.detail), "retryable": CODES[code].retryable}
         return JSONResponse({"error": body}, error.status_code, getattr(error, "headers", None))
 
     # Who
@@ -292,6 +295,6 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         await server.jobs.remove(find_job(job_id, who))
 
     edges.add_page(app)
-    edges.add_webrtc(app, caller, find, _FOUND)
-    edges.add_livekit(app, caller, operator, find, _FOUND)
+    edges.add_webrtc(app, caller, find, _POSTED)
+    edges.add_livekit(app, caller, operator, find, _POSTED)
     return app

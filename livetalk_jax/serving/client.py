@@ -141,6 +141,17 @@ class Stream:
                 rate = container.streams.audio[0].rate
         return np.stack(frames), np.concatenate(sound), rate
 
+    def last_frames(self, count: int) -> np.ndarray | None:
+        """The newest frames that arrived, uint8 [≤ count, Y, X, 3]; None if there were none."""
+        init, fragments = next(((init, fragments) for init, fragments in reversed(self.media) if fragments), (b"", ()))
+        if not fragments:
+            return None
+        with av.open(io.BytesIO(init + b"".join(fragments)), "r") as container:
+            packets = [packet for packet in container.demux(video=0) if packet.size]
+            keys = [i for i, packet in enumerate(packets) if packet.is_keyframe and i <= len(packets) - count] or [0]
+            frames = [frame for packet in packets[keys[-1] :] for frame in packet.decode()]
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in frames[-count:]])
+
 
 def _video_end(data: bytes) -> float:
     with av.open(io.BytesIO(data), "r") as container:

@@ -15,6 +15,7 @@ CODES = {
     "unauthorized": Code(401),
     "forbidden": Code(403),
     "not_found": Code(404),
+    "too_slow": Code(408, True),
     "not_ready": Code(409, True),
     "too_large": Code(413),
     "unsupported_media": Code(415),

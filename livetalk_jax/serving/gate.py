@@ -1,5 +1,6 @@
 """What a request passes before any route, and the one shape in which it is told no."""
 
+import asyncio
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -26,19 +27,21 @@ class Gate:
     machine only.
 
     Args:
-        body_bytes: of a request at most.
+        body_bytes, body_seconds: of a request at most.
         origins: other sites whose pages may use the server.
         local: only requests to a loopback name are let in.
     """
 
-    def __init__(self, app, body_bytes: int, origins: tuple[str, ...], local: bool, metrics: Metrics):
+    def __init__(self, app, body_bytes: int, body_seconds: float, origins: tuple[str, ...], local: bool, metrics: Metrics):
         self._app, self._metrics = app, metrics
-        self._body_bytes, self._origins, self._local = body_bytes, origins, local
+        self._body_bytes, self._body_seconds = body_bytes, body_seconds
+        self._origins, self._local = origins, local
 
     async def __call__(self, scope, receive, send):
         if scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        deadline: float | None = asyncio.get_running_loop().time() + self._body_seconds  # None: all of it is here
         seen, too_large = 0, ServingError("too_large", f"a request's body may have {self._body_bytes:,} bytes")
         error = self._stranger(headers.get("host", ""), headers.get("origin"))
         if not error and int(headers.get("content-length", "0")) > self._body_bytes:
@@ -49,11 +52,18 @@ class Gate:
             return await send({"type": "websocket.close", "code": 1008, "reason": error.code})
 
         async def receive_counted():
-            nonlocal seen
-            message = await receive()
+            # HTTPException is the one kind that FastAPI's form parser lets through.
+            nonlocal seen, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"a request's body must come within {self._body_seconds:g} s") from None
+            if not message.get("more_body", False):
+                deadline = None
             seen += len(message.get("body", b""))
             if seen > self._body_bytes:
-                raise HTTPException(too_large.status, too_large.message)  # the one kind that FastAPI's form parser lets through
+                raise HTTPException(too_large.status, too_large.message)
             return message
 
         await self._app(scope, receive_counted if scope["type"] == "http" else receive, send)

@@ -35,7 +35,7 @@ WATCH_SECONDS = 1.0
 PATIENCE = httpx2.Timeout(5.0, read=None)  # to be reached; an answer may take long
 ABOUT_ONE = re.compile(r"/v1/(sessions|jobs)/([^/]+)")
 NEW = ("/v1/sessions", "/v1/jobs")
-MAX_BODY = 32 * 2**20
+MAX_BODY, BODY_SECONDS = 32 * 2**20, 120.0  # of a request
 REMEMBERED = 100_000
 LOST = (httpx2.TransportError, OSError, TimeoutError, websockets.WebSocketException)
 HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
@@ -123,10 +123,14 @@ class Router:
 
     async def http(self, request: Request) -> Response:
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY:
-                return _refuse(ServingError("too_large", f"a request's body may have {MAX_BODY:,} bytes"))
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > MAX_BODY:
+                        return _refuse(ServingError("too_large", f"a request's body may have {MAX_BODY:,} bytes"))
+        except TimeoutError:
+            return _refuse(ServingError("too_slow", f"a request's body must come within {BODY_SECONDS:g} s"))
         new = request.method == "POST" and request.url.path in NEW
         refusal: Response
         if ABOUT_ONE.match(request.url.path):

@@ -20,9 +20,11 @@ AUDIO_FORMATS = "wav,mp3,flac,ogg,mov,mp4,m4a,aac,matroska,webm"
 
 @dataclass(frozen=True, kw_only=True)
 class UploadLimits:
-    """What is taken: bytes of a request's body, pixels of a picture, seconds of a recording, characters of a prompt."""
+    """What is taken: bytes of a request's body and seconds for it to come, pixels of a picture, seconds of a recording, characters of
+    a prompt."""
 
     body_bytes: int = 25 * 2**20
+    body_seconds: float = 120.0
     pixels: int = 25_000_000
     seconds: float = 600.0
     prompt: int = 2000

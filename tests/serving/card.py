@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class TestCard:
     Attributes:
         gate: steps wait for it; set at first.
         fail_on: a portrait's shade whose steps raise.
-        rewinds: (frames, dropped) of every rewind.
+        rewinds: (frames, dropped) of the last ones.
     """
 
     __test__ = False
@@ -55,7 +56,7 @@ class TestCard:
         self.gate.set()
         self.fail_on: int | None = None
         self.steps = 0
-        self.rewinds: list[tuple[np.ndarray, int]] = []
+        self.rewinds: deque[tuple[np.ndarray, int]] = deque(maxlen=10)
 
     def start(self, portrait, prompt, seed):
         return State(int(portrait[0, 0, 0]), 0)

@@ -16,13 +16,17 @@ from tests.serving.card import TestCard
 
 
 @contextlib.contextmanager
-def running(card: TestCard, limits: Limits | None = None, ping: float = 10, tls: dict | None = None, **options):
-    """A server in a thread of its own; yields (its address, its `Server`)."""
+def running(
+    card: TestCard, limits: Limits | None = None, ping: float = 10, tls: dict | None = None, send_buffer: int = 0, **options
+):
+    """A server in a thread of its own; yields (its address, its `Server`). send_buffer: bytes of a connection's, 0 for the usual."""
     ready, holder = threading.Event(), {}
 
     async def main():
         server = Server(engine=Engine(lambda: card, limits or Limits(sessions=8), Metrics()), **options)
         with socket.socket() as listening:
+            if send_buffer:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             listening.bind(("127.0.0.1", 0))
             config = uvicorn_config(create_app(server), ping, **(tls or {}))
             web = uvicorn.Server(config)

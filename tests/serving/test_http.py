@@ -3,9 +3,12 @@
 import asyncio
 import io
 import json
+import socket
 import struct
 import threading
 import zlib
+from http.client import HTTPResponse
+from urllib.parse import urlsplit
 
 import av
 import httpx2
@@ -157,6 +160,23 @@ def test_bodies_beyond_the_limit(http):
 
     answer = http.post("/v1/sessions", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=b"})
     refusal(answer, 413, "too_large")
+
+
+def test_bodies_that_do_not_come():
+    """The other side of an upload went silent."""
+    with running(cards.TestCard(), uploads=UploadLimits(body_seconds=0.2)) as (url, _):
+        parts = urlsplit(url)
+        for path, kind, sent in (
+            ("/v1/sessions", "multipart/form-data; boundary=x", b""),
+            ("/v1/sessions", "multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nca'),
+            ("/v1/sessions/nobody/webrtc", "application/json", b'{"sdp'),
+        ):
+            with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
+                head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+                connection.sendall(head.encode() + sent)
+                answer = HTTPResponse(connection)
+                answer.begin()
+                assert answer.status == 408 and json.load(answer)["error"]["code"] == "too_slow"
 
 
 def test_pages_of_other_sites_are_kept_out(http, url):

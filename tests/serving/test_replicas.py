@@ -17,6 +17,7 @@ from PIL import Image
 from livetalk_jax import media
 from livetalk_jax.flags import UsageError
 from livetalk_jax.serving.client import Client, Refused
+from livetalk_jax.serving.conversation import Conversation
 from livetalk_jax.serving.router import Router, create_app, main
 from livetalk_jax.serving.server import uvicorn_config
 from livetalk_jax.serving.tokens import Guard
@@ -48,6 +49,15 @@ def frames_of(stream):
         return [read(frame.to_ndarray(format="rgb24"))[0] for frame in container.decode(video=0)]
 
 
+async def until(messages, condition):
+    """Read on until it holds; the message after which it did."""
+    async with asyncio.timeout(120):
+        async for message in messages:
+            if condition():
+                return message
+    raise AssertionError("the conversation ended")
+
+
 async def both_ready(client, router):
     async with asyncio.timeout(120):
         while len(router.freest()) < 2:
@@ -69,21 +79,16 @@ def test_a_killed_replica_and_a_draining_one():
                     found += [i] * ((await direct.get(f"{url}/v1/sessions/{session}")).status_code == 200)
         return found
 
-    async def carried_on(client, session, stream, stop):
-        """Watch, stop the replica, carry on from the last frames elsewhere; the frames' numbers go on."""
-        await stream.until_shown(1.0)
-        motion = await client.motion(session)
-        last = read(np.asarray(Image.open(io.BytesIO(motion)))[-64:])[0]
-        generation = (await client.request("GET", f"/v1/sessions/{session}")).json()["generation"]
-        await stop()
-        other = await client.open(portrait.getvalue(), motion=motion, generation=generation)
-        async with client.stream(other) as second:
-            hello = await second.until("session")
-            assert hello.fields["generation"] == generation == 1
-            await second.until_shown(0.5)
-            numbers = frames_of(second)
-        assert numbers[0] == last + 1 and set(np.diff(numbers)) <= {0, 1}
-        return other
+    async def carried_on(conversation, messages, stop):
+        """Watch, stop the replica; what the conversation shows next goes on from its last frame."""
+        before = conversation.stream
+        await until(messages, lambda: before.covered and before.covered[-1][1] > 1.0)
+        stop()
+        hello = await until(messages, lambda: conversation.stream is not before)
+        assert hello.type == "session" and hello.fields["generation"] == conversation.generation == 1
+        await until(messages, lambda: conversation.stream.covered and conversation.stream.covered[-1][1] > 0.5)
+        numbers = frames_of(conversation.stream)
+        assert numbers[0] == read(before.last_frames(1)[0])[0] + 1 and set(np.diff(numbers)) <= {0, 1}
 
     async def talk(servers, router, url):
         async with Client(url) as client:
@@ -100,39 +105,29 @@ def test_a_killed_replica_and_a_draining_one():
                 await client.request("GET", "/v1/sessions/nobody")
             assert refusal.value.code == "not_found"
 
-            session, (doomed,) = sessions[0], places[0]
-            for other in sessions[1:]:
-                await client.close(other)
-            async with client.stream(session) as stream:
-                await stream.until("session")
-                await stream.control("interrupt")
-                await stream.until("interrupted")
-
-                async def kill():
-                    servers[doomed].kill()
-                    with pytest.raises(ConnectionError):
-                        await stream.until("closed")
-
-                session = await carried_on(client, session, stream, kill)
-            assert await where(session) == [1 - doomed]
-            async with client.stream(sessions[0]) as stream:
+            for session in sessions:
+                await client.close(session)
+            conversation = Conversation(client, portrait.getvalue())
+            messages = aiter(conversation)
+            await until(messages, lambda: conversation.stream)
+            await conversation.control("interrupt")
+            await until(messages, lambda: conversation.generation == 1)
+            first = conversation.session
+            (doomed,) = await where(first)
+            await carried_on(conversation, messages, servers[doomed].kill)
+            assert await where(conversation.session) == [1 - doomed]
+            async with client.stream(first) as stream:
                 assert (await stream.until("error")).fields["code"] == "not_found"
 
             # The other is told to end; the third takes over, and the client leaves before it must.
             with card_server(ports[doomed]) as third:
                 await both_ready(client, router)
-                async with client.stream(session) as stream:
-
-                    async def drain():
-                        servers[1 - doomed].send_signal(signal.SIGTERM)
-                        await stream.until("draining")
-
-                    last = await carried_on(client, session, stream, drain)
-                    await client.close(session)
-                    await stream.until("closed")
+                await carried_on(conversation, messages, lambda: servers[1 - doomed].send_signal(signal.SIGTERM))
                 assert await asyncio.to_thread(servers[1 - doomed].wait, 60) == 0
-                assert await where(last) == [doomed]
+                assert await where(conversation.session) == [doomed]
                 assert third.poll() is None
+                await conversation.control("close")
+                assert [message.type async for message in messages][-1] == "closed"
 
     with card_server(ports[0], 120.0) as first, card_server(ports[1], 120.0) as second, routed(urls) as (url, router):
         asyncio.run(talk([first, second], router, url))

@@ -18,11 +18,11 @@ import websockets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from livetalk_jax.serving.client import Client
+from livetalk_jax.serving import websocket
+from livetalk_jax.serving.client import Client, Stream
 from livetalk_jax.serving.engine import Limits
 from livetalk_jax.serving.timeline import Event, Tick
 from livetalk_jax.serving.tokens import Guard
-from livetalk_jax.serving.websocket import _write
 from tests.serving import card as cards
 from tests.serving.conftest import running
 
@@ -164,6 +164,39 @@ def test_half_open_sockets_and_bare_bytes():
             connection.close()
 
 
+class Noise(cards.TestCard):
+    """Frames that are large however they are encoded."""
+
+    def step(self, state, speech):
+        frames, state = super().step(state, speech)
+        return np.random.default_rng(0).integers(0, 256, frames.shape, np.uint8), state
+
+
+def test_a_reader_that_stops_reading(monkeypatch):
+    """What it does not read is not kept for it, and nobody else notices; when it reads again, it is shown what is now."""
+    monkeypatch.setattr(websocket, "SEND_SECONDS", 600)
+    with running(Noise(), ping=300, send_buffer=4096) as (url, server), socket.socket() as narrow:
+        narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        parts = urlsplit(url)
+        narrow.connect((parts.hostname, parts.port))
+        narrow.setblocking(False)
+
+        async def talk():
+            async with Client(url) as client:
+                session, other = await client.open(), await client.open()
+                address = f"{url.replace('http', 'ws')}/v1/sessions/{session}/stream"
+                async with client.stream(other) as safe, websockets.connect(address, sock=narrow, max_queue=1) as slow:
+                    outputs = server.engine.sessions[session].outputs
+                    while not any(output.dropped for output in list(outputs)):
+                        await safe.until("media")
+                    assert all(len(output._items) < 100 for output in list(outputs))
+                    reading = Stream(slow)
+                    again = await reading.until(lambda message: message.type == "media_init" and message.fields["time"] > 0)
+                    await reading.until_shown(again.fields["time"])
+
+        asyncio.run(talk())
+
+
 def test_a_reader_that_missed_frames_gets_a_fresh_start(server):
     """A new initialisation, and the video's time goes on without a gap."""
     sent, batches = [], asyncio.Queue()
@@ -177,7 +210,7 @@ def test_a_reader_that_missed_frames_gets_a_fresh_start(server):
     async def write():
         for batch in (ticks(0, 20), [*ticks(100, 110), Event(110, "hello", {}), *ticks(110, 120)], []):
             batches.put_nowait(batch)
-        await _write(
+        await websocket._write(
             SimpleNamespace(send_bytes=keep, send_text=keep),
             SimpleNamespace(engine=server[1].engine, size=cards.SIZE, stats=dict, took=lambda stage, seconds: None),
             SimpleNamespace(take=batches.get),
