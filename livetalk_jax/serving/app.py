@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -33,6 +34,7 @@ from livetalk_jax.serving.websocket import serve_stream
 logger = logging.getLogger(__name__)
 
 TOKEN_SECONDS = 600
+TIDY_SECONDS = 20.0
 MAX_READERS = 4  # transports of one session
 SHIPPED = {"portrait": media.SAMPLES / "portrait.png"}
 
@@ -59,6 +61,15 @@ _FOUND = errors("not_found", "unprocessable")
 _POSTED = errors("not_found", "unprocessable", "too_slow", "too_large")
 
 
+async def _tidy() -> None:
+    """Give what sessions freed back to the system now and then: glibc keeps it, in more and more pieces."""
+    with contextlib.suppress(AttributeError):  # other C libraries have no such function
+        trim = ctypes.CDLL(None).malloc_trim
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            await asyncio.to_thread(trim, 0)
+
+
 def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
     """The application. on_failure: told when the model cannot be loaded."""
     engine, guard, limits = server.engine, server.guard, server.uploads
@@ -73,7 +84,9 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
                 on_failure()
 
         running.add_done_callback(ended)
+        tidying = asyncio.create_task(_tidy())
         yield
+        tidying.cancel()
         running.cancel()
         await engine.close_all("shutting_down")
         server.jobs.close()

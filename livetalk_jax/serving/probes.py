@@ -38,6 +38,22 @@ def onset(init: bytes, fragments: bytes, after: float) -> float | None:
     return None
 
 
+async def say(stream: Stream, samples: np.ndarray, after: float) -> dict[str, float]:
+    """Speak out of silence, later in the stream than `after`: seconds until it is seen, and by which it is heard later than that."""
+    began = time.monotonic()
+    await stream.speak(samples, RATE)
+    started = await stream.until(lambda message: message.type == "speech_started" and message.fields["time"] > after, 600)
+    moment = started.fields["time"]
+    seconds = {"speech to its first frame": await stream.until_shown(moment, 600) - began}
+    await stream.until_shown(moment + 1, 600)
+    init, fragments = stream.media[-1]
+    heard = onset(init, b"".join(fragments), moment - 0.5)
+    silence = np.flatnonzero(np.abs(samples) > LOUD * 32767)[0] / RATE  # what the recording begins with
+    if heard is not None:
+        seconds["sound after picture"] = heard - silence - moment
+    return seconds
+
+
 async def reactions(client: Client, portrait: bytes | None, samples: np.ndarray) -> dict[str, float]:
     """Seconds from one's own doing to what is seen of it, once."""
     seconds = {}
@@ -46,16 +62,7 @@ async def reactions(client: Client, portrait: bytes | None, samples: np.ndarray)
     async with client.stream(session, WINDOW) as stream:
         seconds["open to first frame"] = await stream.until_shown(0, 600) - began
         await stream.until_shown(1, 600)
-        began = time.monotonic()
-        await stream.speak(samples, RATE)
-        started = await stream.until("speech_started", 600)
-        seconds["speech to its first frame"] = await stream.until_shown(started.fields["time"], 600) - began
-        await stream.until_shown(started.fields["time"] + 1, 600)
-        init, fragments = stream.media[-1]
-        heard = onset(init, b"".join(fragments), started.fields["time"] - 0.5)
-        silence = np.flatnonzero(np.abs(samples) > LOUD * 32767)[0] / RATE  # what the recording begins with
-        if heard is not None:
-            seconds["sound after picture"] = heard - silence - started.fields["time"]
+        seconds |= await say(stream, samples, 0.0)
         began = time.monotonic()
         await stream.control("interrupt")
         answer = await stream.until("interrupted", 600)
@@ -72,6 +79,7 @@ class Talk:
 
     def __init__(self) -> None:
         self.skews: list[float] = []
+        self.again: dict[str, float] = {}
         self.first: Message | None = None  # `stats`
         self.last: Message | None = None
         self.stream: Stream | None = None
@@ -94,6 +102,11 @@ class Talk:
             if self.last.at < end - 5:
                 raise ConnectionError(f"a session ended after {self.last.at - self.first.at:.0f} s")
             await self.free.wait()
+            # Once more as in the beginning, to see what has drifted.
+            await self.stream.control("interrupt")
+            await self.stream.until("interrupted", 600)
+            resumed = await self.stream.until("resumed", 600)
+            self.again = await say(self.stream, samples, resumed.fields["time"])
             await self.stream.control("close")
 
     async def _speak(self, samples: np.ndarray) -> None:
@@ -121,6 +134,7 @@ class Talk:
             "largest skew of a fragment": float(np.abs(self.skews).max(initial=0.0)),
             "chunk seconds": last.fields["chunk_seconds"],
             **{f"last {stage}": seconds for stage, seconds in last.fields["stages"].items()},
+            **{f"{name}, in the end": seconds for name, seconds in self.again.items()},
         }
 
 

@@ -18,7 +18,7 @@ def server(card):
 
 def test_figures_of_the_card(url, tmp_path, capsys):
     out = tmp_path / "serving.json"
-    options = {"url": url, "repeats": 1, "visits": 6, "minutes": 0.05, "sessions": 3, "out": out}
+    options = {"url": url, "repeats": 1, "visits": 6, "minutes": 0.03, "sessions": 3, "out": out}
     bench.main(["livetalk bench serving", *(f"--{name}={value}" for name, value in options.items())])
     result = json.loads(out.read_text())
     table = capsys.readouterr().out
@@ -30,6 +30,7 @@ def test_figures_of_the_card(url, tmp_path, capsys):
     assert len(result["talking"]) == 3
     for session in result["talking"]:
         assert abs(session["largest skew of a fragment"]) < 0.04
+        assert abs(session["sound after picture, in the end"]) < 0.04
         assert 0 < session["real-time factor"] < 2 and session["seconds"] > 0
     assert result["job"]["frames"] > 200
     assert result["beyond capacity"]["asked"] == result["beyond capacity"]["refused"] == 3
