@@ -64,6 +64,6 @@ def get_config(size: str = "480") -> ConfigDict:
         prompt="A person is talking. Only the foreground characters are moving, the background remains static.",
         negative_prompt=NEGATIVE_PROMPT,
     )
-    config.runtime = dict(dtype="bfloat16", attention="auto", linear="native")
+    config.runtime = dict(dtype="bfloat16", attention="auto", linear="native", text_encoder="device")
     config.parallel = dict(devices=0, sequence="auto", grid="auto", weights="whole", head_groups=1, vae_split="halo")
     return config

@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
         prompt="A person is talking.",
         negative_prompt="",
     )
-    config.runtime = dict(dtype="float32", attention="auto", linear="native")
+    config.runtime = dict(dtype="float32", attention="auto", linear="native", text_encoder="device")
     config.parallel = dict(devices=1, sequence="auto", grid="auto", weights="whole", head_groups=1, vae_split="halo")
     return config

@@ -8,6 +8,7 @@ from livetalk_jax import flags
 # words: (module with main(argv), what it does). Modules are imported when their words are used: JAX takes a second to import.
 COMMANDS = {
     "generate": ("livetalk_jax.generate", "a portrait and speech in, a talking video out"),
+    "quantize": ("livetalk_jax.quantize", "a checkpoint with the transformer's large matrices in 8 bits"),
     "bench latency": ("livetalk_jax.benchmarks.latency", "time a DiT step, the VAE and whole chunks"),
     "bench sharding": ("livetalk_jax.benchmarks.sharding", "compare the ways of spreading one model over devices"),
     "bench kernels": (

@@ -125,3 +125,5 @@ def main(argv: list[str]) -> None:
         f"{values.out}: {writer.frames_written} frames of {size[1]}×{size[0]}, {seconds:.2f} s of speech in {elapsed:.1f} s: "
         f"{writer.frames_written / elapsed:.1f} frames/s, real-time factor {seconds / elapsed:.2f}"
     )
+    if memory := where.devices[0].memory_stats():  # None on a CPU
+        print(f"peak memory of a device: {memory['peak_bytes_in_use'] / 2**30:.1f} GiB")

@@ -33,6 +33,7 @@ ARROWS = {
     "models": {"nn", "config", "shapes", "parallel.seams"},
     "stream": STREAM,
     "stream.session": {*STREAM, "kernels", "nn.quantization", "nn.stack"},  # chooses the attention kernel and where weights are
+    "stream.networks": {*STREAM, "nn.quantization"},  # networks are read in the form that they were written in
     "stream.chunk": {*STREAM, "nn.stack"},  # training chooses how blocks run
     "stream.conditioning": {*STREAM, "nn.rotary"},  # its tables are a session's data
     # Never stream's host loop.
@@ -67,9 +68,10 @@ ARROWS = {
     "serving.bench": {"serving", "media", "flags"},
     "serving.router": {"serving", "flags"},
     "generate": COMMAND,
+    "quantize": {*COMMAND, "nn.quantization"},
     "benchmarks.memory": {*COMMAND, "training"},
     "benchmarks.training": {*COMMAND, "training"},
-    "benchmarks": {*COMMAND, "kernels", "nn"},  # each part is timed by itself
+    "benchmarks": {*COMMAND, "kernels", "nn", "quantize"},  # each part is timed by itself
 }
 # Beside JAX, which has Pallas, a backend may be written in another language.
 KERNEL_LANGUAGES = {"kernels.norm_rope.triton": ("jax_triton", "triton")}

@@ -20,7 +20,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax._src.lib.mlir import ir
 from jax._src.lib.mlir.dialects import llvm
@@ -92,11 +91,10 @@ def _to_operand(shape: tuple[int, ...]):
     )
     def run(_, wide):
         pairs = wide.astype(ir.Float8E4M3FNType.get()).registers
-        layout = plgpu.Layout.WGMMA_8BIT.to_mgpu()
-        fours = np.empty(layout.registers_shape(shape), dtype=object)
-        for row, column, *rest in np.ndindex(fours.shape):
-            fours[row, column, *rest] = mgpu_utils.vector_concat([pairs[row, 2 * column + half, *rest] for half in (0, 1)])
-        return mgpu.FragmentedArray(_registers=fours, _layout=layout, _is_signed=None)
+        left, right = pairs[:, ::2], pairs[:, 1::2]
+        fours = left.copy()
+        fours.flat = [mgpu_utils.vector_concat(list(pair)) for pair in zip(left.flat, right.flat, strict=True)]
+        return mgpu.FragmentedArray(_registers=fours, _layout=plgpu.Layout.WGMMA_8BIT.to_mgpu(), _is_signed=None)
 
     return run
 

@@ -23,7 +23,7 @@ from jax import lax
 
 from livetalk_jax import flags
 from livetalk_jax.config import DiTConfig
-from livetalk_jax.kernels.attention import cudnn, mosaic_gpu, reference
+from livetalk_jax.kernels.attention import cudnn, eight_bit, mosaic_fp8, mosaic_gpu, reference, select
 from livetalk_jax.kernels.attention import specs as attention_specs
 from livetalk_jax.kernels.linear import cublaslt, quantize, scale_of, to_e4m3
 from livetalk_jax.kernels.linear import specs as linear_specs
@@ -32,6 +32,7 @@ from livetalk_jax.models.dit import DiT
 from livetalk_jax.nn.quantization import DIT_FP8, largest_inputs
 from livetalk_jax.nn.quantization import quantize as quantize_network
 from livetalk_jax.nn.rotary import rotary_3d
+from livetalk_jax.parallel.layout import ROW_MULTIPLE
 from livetalk_jax.parallel.seams import Parallel
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.networks import GPU_OPTIONS, compiled, random_network
@@ -42,7 +43,6 @@ Needs an NVIDIA GPU, but for the section "accuracy". PyTorch is timed too where 
 is. On a CPU: livetalk bench kernels --config soulx_14b --config.model.dit.num_layers=2 --config.stream.buckets='((128, 128),)'
 --sections accuracy
 """
-ROWS = 16  # what 8-bit matrix products want
 # name: share of the time left that a section may take; what it leaves goes to the next.
 SECTIONS = {"check": 0.25, "dit": 0.6, "attention": 0.5, "linear": 0.5, "norm_rope": 0.3, "accuracy": 1.0}
 Report = Callable[..., None]
@@ -120,7 +120,8 @@ class Clock:
 
         def chain(x, *rest):
             for _ in range(length):
-                out = fn(x, *rest)
+                # All of it: XLA would not compute what nobody reads.
+                out = lax.optimization_barrier(fn(x, *rest))
                 number = out[(0,) * out.ndim].astype(x.dtype).reshape((1,) * x.ndim)
                 x = lax.dynamic_update_slice(x, number, (0,) * x.ndim)
             return x
@@ -247,12 +248,14 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
         "fp8, a scale a token": quantize_network(native, DIT_FP8),
         "fp8, fixed scales": quantize_network(native, DIT_FP8, largest),
     }
-    padded = dataclasses.replace(plain, row_multiple=ROWS)
-    mosaic = dataclasses.replace(padded, attend=mosaic_gpu.attention)
+    mosaic, mosaic_fp8 = (
+        dataclasses.replace(plain, row_multiple=ROW_MULTIPLE, attend=select(name, "bfloat16")[1])
+        for name in ("mosaic", "mosaic_fp8")
+    )
     variants = [
-        ("bf16", "cudnn, 10,530 rows", plain), ("bf16", "cudnn", padded), ("bf16", "mosaic", mosaic),
-        ("fp8, fixed scales", "mosaic", mosaic), ("fp8, a scale a token", "mosaic", mosaic), ("fp8, fixed scales", "cudnn", padded),
-        ("fp8, fixed scales", "mosaic for short keys too", dataclasses.replace(mosaic, attend_local=mosaic_gpu.attention)),
+        ("bf16", "cudnn, 10,530 rows", plain), ("bf16", "mosaic", mosaic), ("fp8, fixed scales", "mosaic", mosaic),
+        ("fp8, fixed scales", "mosaic_fp8", mosaic_fp8), ("fp8, a scale a token", "mosaic_fp8", mosaic_fp8),
+        ("bf16", "mosaic_fp8", mosaic_fp8),
     ]  # fmt: skip
     velocities = {}
     for weights, attend, parallel in variants:
@@ -315,12 +318,16 @@ def attention(config: Any, clock: Clock, report: Report) -> None:
     """Attention kernels at the shapes of the model, and the shares of two and four GPUs."""
     shapes = dict(attention_specs.SPECS)
     del shapes["self_tiny"]
+    shapes = {"self_720x416": shapes["self_720x416"], "10,544 tokens": (10_544, 10_544, 40, 128), **shapes}
     shapes |= {"self_720x416, half the heads": (10_530, 10_530, 20, 128), "self_720x416, a quarter": (10_530, 10_530, 10, 128)}
-    shapes |= {"10,544 tokens": (10_544, 10_544, 40, 128)}
     programs = jax.devices()[0].core_count
     configs = {
-        f"ours {q}×{kv}, {stages} stages, {pieces} pieces": mosaic_gpu.Config(q, kv, stages, programs, pieces)
-        for q, kv, stages, pieces in [(64, 128, 2, 2), (64, 64, 4, 2), (64, 64, 3, 2), (64, 128, 2, 1)]
+        f"ours, {stages} stages, {pieces} pieces": mosaic_gpu.Config(64, 128, stages, programs, pieces)
+        for stages, pieces in [(2, 2), (2, 1)]
+    }
+    short = {
+        f"ours in 8 bits, {stages} stages{', sums apart' * apart}": mosaic_gpu.Config(64, 128, stages, programs, 1, apart)
+        for stages, apart in [(4, True), (4, False), (2, True)]
     }
     for shape, (queries, keys, heads, width) in shapes.items():
         batch = 9 if shape.startswith("audio") else 1
@@ -333,19 +340,33 @@ def attention(config: Any, clock: Clock, report: Report) -> None:
                 runs[name] = lambda q, k, v, variant=variant: mosaic_gpu.forward(
                     q, k, v, None, keys=k.shape[1], return_lse=False, config=variant
                 )[0]
+        if long:
+            runs["ours in 8 bits, quantisation included"] = mosaic_fp8.attention
         if shape == "self_720x416":
             runs["ours with log-sum-exp"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, return_lse=True)[0]
             runs["ours with a length"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, key_length=jnp.int32(k.shape[1]))
             runs["JAX's Mosaic GPU, float16, padded to 10,624"] = _jax_mosaic
-        for name, fn in runs.items():
+        timed: dict[str, tuple[Callable, tuple]] = {name: (fn, (q, k, v)) for name, fn in runs.items()}
+        if shape == "10,544 tokens":
+            short_q, short_k, short_v, scale, _ = jax.jit(eight_bit.quantize)(q, k, v)
+            operands = scale, short_q, short_k, short_v
+            timed |= {name: (functools.partial(_eight_bit, variant), operands) for name, variant in short.items()}
+        for name, (fn, args) in timed.items():
             with _told(report, f"{shape}: {name}"):
                 if clock.left() < 10.0:
                     return
-                ms = clock.milliseconds(fn, q, k, v, length=8 if long else 32)
-                report(f"{shape}: {name}", ms=ms, TFLOPs=work / ms)
+                ms = clock.milliseconds(fn, *args, length=8 if long else 32)
+                exact = fn is not mosaic_fp8.attention
+                error = {} if exact else {"error": relative_error(jax.jit(fn)(q, k, v), jax.jit(cudnn.attention)(q, k, v))}
+                report(f"{shape}: {name}", ms=ms, TFLOPs=work / ms, **error)
         if shape == "self_720x416":
             with _told(report, "PyTorch"):
                 _torch_attention(q, k, v, work, report)
+
+
+def _eight_bit(config: mosaic_gpu.Config, scale, q, k, v):
+    """The kernel alone, of `eight_bit.Operands`."""
+    return mosaic_gpu.forward(q, k, v, None, scale, keys=k.shape[1], return_lse=False, config=config)[0]
 
 
 def _jax_mosaic(q, k, v):

@@ -19,12 +19,14 @@ from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding,
 from livetalk_jax.diffusion.sampler import noise_draws
 from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.quantize import in_eight_bits
 from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json]
 
+In 8 bits (--config.runtime.linear=fp8) on one device, scales are fixed as `livetalk quantize` fixes them.
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
 
@@ -86,7 +88,12 @@ def main(argv: list[str]) -> None:
     size = config.stream.buckets[0]
     where = layout(config, size)
     networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where)
-    pipeline = Pipeline(networks, config, size, load_tokenizer(config.model.tokenizer, config.model.dit.text_len))
+    tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
+    if config.runtime.linear == "fp8" and len(where.devices) == 1:
+        rng = np.random.default_rng(0)
+        portrait, speech = rng.uniform(-1, 1, (*size, 3)).astype(np.float32), rng.normal(0, 0.1, 1)
+        networks = networks._replace(dit=in_eight_bits(networks, config.with_steps(1), portrait, speech, tokenize))
+    pipeline = Pipeline(networks, config, size, tokenize)
     seconds = measure(pipeline, values.repeats)
 
     device = where.devices[0]
@@ -103,6 +110,7 @@ def main(argv: list[str]) -> None:
         "size": f"{size[1]}x{size[0]}",
         "dtype": config.runtime.dtype,
         "attention": pipeline.attention,
+        "linear": config.runtime.linear,
         "tokens": pipeline.geometry.tokens,
         "seconds": seconds,
         "frames_per_second": pipeline.geometry.new_frames / chunk,
@@ -112,7 +120,7 @@ def main(argv: list[str]) -> None:
     if jax.process_index() != 0:
         return
     print(result["plan explained"])
-    print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention")))
+    print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention", "linear")))
     for name, value in seconds.items():
         print(f"  {name:44}{1000 * value:10.1f} ms")
     print(f"  {'frames a second':44}{result['frames_per_second']:10.1f}")

@@ -105,6 +105,11 @@ def quantize(network: Any, table: Mapping[str, str], largest: Mapping[str, float
     return network
 
 
+def is_quantized(network: Any) -> bool:
+    """Whether layers of it are in 8 bits."""
+    return any(isinstance(module, QuantizedLinear) for _, module in nnx.iter_modules(network))
+
+
 def _layers(network: Any, table: Mapping[str, str]) -> dict[tuple, Linear]:
     """The linear layers of a table, by path; raises as `quantize`."""
     for pattern, form in table.items():

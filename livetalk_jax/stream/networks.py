@@ -1,5 +1,6 @@
 """The five networks of one system, made at random or read from a checkpoint, and how they are compiled."""
 
+import collections
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from livetalk_jax.models.dit import DiT
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2
+from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.parallel.placement import by_path, put
 
@@ -51,10 +53,18 @@ def random_networks(model: ModelConfig, dtype: str, seed: int, where: Layout | N
 def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, where: Layout | None = None) -> Any:
     """One network of a checkpoint, cast to `dtype` and read straight to where `where` has its weights (the default device).
 
+    A transformer that `livetalk quantize` wrote keeps its 8 bits.
+
     Raises:
         CheckpointError: the folder is no checkpoint, lacks the network, or holds one of another size.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: random_network(model, name, dtype, 0)), nnx.Param)
+    short = any(tensor.endswith(".divisor") for tensor in checkpoint.tensors(folder, name))
+
+    def make():
+        network = random_network(model, name, dtype, 0)
+        return quantize(network, DIT_FP8, collections.defaultdict(float)) if short else network
+
+    graph, state = nnx.split(nnx.eval_shape(make), nnx.Param)
     sharding = by_path(where.weight_shardings(state)) if where else None
     return nnx.merge(graph, checkpoint.load_network(folder, name, state, config=getattr(model, name), sharding=sharding))
 

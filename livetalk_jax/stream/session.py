@@ -15,7 +15,7 @@ from livetalk_jax.config import RunConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.wav2vec2 import normalize_waveform
-from livetalk_jax.nn.quantization import DIT_FP8, quantize
+from livetalk_jax.nn.quantization import DIT_FP8, is_quantized, quantize
 from livetalk_jax.nn.stack import gather_around
 from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.layout import WHOLE, Layout
@@ -81,9 +81,12 @@ class Pipeline:
         logger.info("plan: %s", self.layout.explain())
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, self.layout.devices[0])
         logger.info("attention: %s", self.attention)
-        if config.runtime.linear == "fp8":
+        if config.runtime.linear == "fp8" and not is_quantized(networks.dit):
             networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
-        self.networks = networks = put(networks, self.layout.weight_shardings(networks))
+        placed = {name: put(network, self.layout.weight_shardings(network)) for name, network in networks._asdict().items()}
+        if config.runtime.text_encoder == "host":
+            placed["text"] = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, networks.text)
+        self.networks = networks = Networks(**placed)
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
 
@@ -154,7 +157,8 @@ class Pipeline:
         """
         sampler = self.config.sampler
         prompts = [sampler.prompt if prompt is None else prompt, sampler.negative_prompt]
-        text, negative = jnp.split(self._encode_text(*self.tokenize(prompts)), 2)
+        with jax.default_device(self.layout.devices[0]):  # for weights that are not on it
+            text, negative = jnp.split(self._encode_text(*self.tokenize(prompts)), 2)
         guided = sampler.text_guidance != 1.0
         pixels = np.asarray(portrait, self.dtype)[None, None]
         conditions, motion = self._prepare(pixels, text, negative if guided else None, masks)
