@@ -169,16 +169,18 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
 
     # The server
 
-    @app.get("/healthz", tags=["server"])
-    async def health() -> dict[str, str]:
-        """The process lives."""
-        return {"status": "ok"}
+    @app.get("/healthz", tags=["server"], responses={503: {"description": "the model hangs: start the process again"}})
+    async def health(response: Response) -> dict[str, str]:
+        """The process lives, and is not stuck in a call of the model."""
+        response.status_code = 503 if engine.stuck else 200
+        return {"status": "stuck" if engine.stuck else "ok"}
 
-    @app.get("/readyz", tags=["server"], responses={503: {"description": "warming up or shutting down"}})
+    @app.get("/readyz", tags=["server"], responses={503: {"description": "warming up, stuck or shutting down"}})
     async def readiness(response: Response) -> dict[str, str]:
         """Sessions are admitted."""
         response.status_code = 200 if engine.ready else 503
-        return {"status": "ready" if engine.ready else "draining" if engine.draining else "warming_up"}
+        stage = "draining" if engine.draining else "warming_up" if engine.model is None else "stuck"
+        return {"status": "ready" if engine.ready else stage}
 
     @app.get("/metrics", tags=["server"], response_class=Response, dependencies=[Depends(operator)], responses=errors())
     async def metrics() -> Response:

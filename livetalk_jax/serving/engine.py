@@ -26,6 +26,7 @@ from livetalk_jax.serving.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
+STUCK_SECONDS = 60.0  # that no call of a warm model takes
 GOODBYE_SECONDS = 3.0  # that readers have for the last messages of a server that ends
 
 
@@ -84,6 +85,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "model")
         self._current: Future = Future()  # what the thread does
         self._current.set_result(None)
+        self._called_at = 0.0  # when it began
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
 
@@ -91,7 +93,12 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        return self.model is not None and not self.draining
+        return self.model is not None and not self.draining and not self.stuck
+
+    @property
+    def stuck(self) -> bool:
+        """The model does not come back from a call: a device that hangs, or one of several processes that is gone."""
+        return self.model is not None and self.computing and self.clock.now() - self._called_at > STUCK_SECONDS
 
     def spawn(self, work: Coroutine) -> asyncio.Task:
         task = asyncio.create_task(work)
@@ -132,6 +139,7 @@ class Engine:
         return not self._current.done()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        self._called_at = self.clock.now()
         self._current = self._thread.submit(call)
         return await asyncio.wrap_future(self._current)
 
@@ -191,6 +199,8 @@ class Engine:
             raise ServingError("draining", "this server is shutting down; another one will take the session", 1)
         if self.model is None:
             raise ServingError("warming_up", "the model is being loaded and compiled", 10)
+        if self.stuck:
+            raise ServingError("model_failed", "the model does not answer; this server must be started again", 30)
         if len(self.sessions) >= self.capacity:
             raise ServingError("at_capacity", f"all {self.capacity} sessions are taken", self._retry_after())
 

@@ -196,6 +196,35 @@ def test_a_model_that_raises_ends_that_session_only():
     asyncio.run(body())
 
 
+def test_a_model_that_hangs():
+    """Nobody is admitted any more, and the process says that it must be started again."""
+
+    class Hanging(TestCard):
+        hangs = False
+
+        def step(self, state, speech):
+            self.hangs = not self.gate.is_set()
+            return super().step(state, speech)
+
+    async def body():
+        clock, card = HandClock(), Hanging()
+        async with running(card, clock, sessions=2) as engine:
+            await started(engine)
+            card.gate.clear()
+            engine.open(PORTRAIT).subscribe()
+            await until(lambda: card.hangs)
+            await clock.move(59)
+            assert engine.ready and not engine.stuck
+            await clock.move(2)
+            assert engine.stuck and not engine.ready
+            with pytest.raises(ServingError, match="started again"):
+                engine.check_room()
+            card.gate.set()
+            await until(lambda: engine.ready)
+
+    asyncio.run(body())
+
+
 def test_a_model_that_cannot_be_loaded():
     def load():
         raise OSError("no checkpoint there")

@@ -19,7 +19,7 @@ from PIL import Image
 from livetalk_jax import media
 from livetalk_jax.serving import uploads
 from livetalk_jax.serving.client import Client, Refused
-from livetalk_jax.serving.engine import Limits
+from livetalk_jax.serving.engine import Engine, Limits
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.tokens import Guard
 from livetalk_jax.serving.uploads import UploadLimits
@@ -84,6 +84,14 @@ def test_health_readiness_capacity_and_metrics(http):
     for name in ("time_to_first_frame_seconds", "chunk_seconds", "realtime_factor", "frames_late", "audio_underruns", "av_skew_seconds",
                  "interrupt_to_silence_seconds", "sessions_active", "refused", "model_failures"):  # fmt: skip
         assert f"livetalk_{name}" in metrics
+
+
+def test_a_server_that_is_stuck(http, server, monkeypatch):
+    monkeypatch.setattr(Engine, "stuck", True)
+    for path in ("/healthz", "/readyz"):
+        answer = http.get(path)
+        assert (answer.status_code, answer.json()) == (503, {"status": "stuck"})
+    assert refusal(http.post("/v1/sessions"), 500, "model_failed")["retryable"]
 
 
 def test_a_session_comes_and_goes(http):
