@@ -28,6 +28,7 @@ def running(
             if send_buffer:
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             listening.bind(("127.0.0.1", 0))
+            listening.listen()  # whoever comes before the server waits
             config = uvicorn_config(create_app(server), ping, **(tls or {}))
             web = uvicorn.Server(config)
             holder.update(server=server, web=web, url=f"http://127.0.0.1:{listening.getsockname()[1]}")

@@ -170,21 +170,26 @@ def test_bodies_beyond_the_limit(http):
     refusal(answer, 413, "too_large")
 
 
+def half_posted(url, path, kind="application/json", sent=b""):
+    """The answer, (status, code), to a request whose body says that it is longer than what is sent."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode() + sent)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return answer.status, json.load(answer)["error"]["code"]
+
+
 def test_bodies_that_do_not_come():
     """The other side of an upload went silent."""
     with running(cards.TestCard(), uploads=UploadLimits(body_seconds=0.2)) as (url, _):
-        parts = urlsplit(url)
         for path, kind, sent in (
             ("/v1/sessions", "multipart/form-data; boundary=x", b""),
             ("/v1/sessions", "multipart/form-data; boundary=x", b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nca'),
             ("/v1/sessions/nobody/webrtc", "application/json", b'{"sdp'),
         ):
-            with socket.create_connection((parts.hostname, parts.port), timeout=60) as connection:
-                head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
-                connection.sendall(head.encode() + sent)
-                answer = HTTPResponse(connection)
-                answer.begin()
-                assert answer.status == 408 and json.load(answer)["error"]["code"] == "too_slow"
+            assert half_posted(url, path, kind, sent) == (408, "too_slow")
 
 
 def test_pages_of_other_sites_are_kept_out(http, url):

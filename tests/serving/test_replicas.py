@@ -23,6 +23,7 @@ from livetalk_jax.serving.server import uvicorn_config
 from livetalk_jax.serving.tokens import Guard
 from tests.serving.card import TestCard, read
 from tests.serving.conftest import running
+from tests.serving.test_http import half_posted
 from tests.serving.test_process import card_server, free_port
 
 
@@ -32,6 +33,7 @@ def routed(urls):
     router = Router(urls)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
+        listening.listen()  # whoever comes before the server waits
         web = uvicorn.Server(uvicorn_config(create_app(router)))
         thread = threading.Thread(target=lambda: asyncio.run(web.serve([listening])), name="router")
         thread.start()
@@ -159,6 +161,12 @@ def test_nobody_there():
     with routed(["http://127.0.0.1:1"]) as (url, _):
         refused = asyncio.run(ask(url))
     assert (refused.status, refused.retryable, refused.retry_after) == (503, True, 5)
+
+
+def test_bodies_that_do_not_come(monkeypatch):
+    monkeypatch.setattr("livetalk_jax.serving.router.BODY_SECONDS", 0.2)
+    with routed(["http://127.0.0.1:1"]) as (url, _):
+        assert half_posted(url, "/v1/sessions") == (408, "too_slow")
 
 
 @pytest.mark.parametrize(("keys", "admitted"), [([], 0), (["key"], 1)])
