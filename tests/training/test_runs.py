@@ -1,6 +1,10 @@
-"""Both stages as a user runs them: real videos in the published layouts in, a student that streams out."""
+"""Runs as users start them: real videos in the published layouts in, a student that streams out; killed on the way, the same one."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -8,79 +12,174 @@ import av
 import jax
 import numpy as np
 import pytest
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-import train
 from livetalk_jax import checkpoint, generate
+from livetalk_jax.config import ModelConfig
 from livetalk_jax.data import prepare
-from livetalk_jax.stream.networks import random_networks
-from livetalk_jax.training.config import TrainConfig
+from livetalk_jax.stream.networks import random_network
+from livetalk_jax.training.config import training_config
 from tests.data import sets
 from tests.training import sizes
 
-SIZES = Path(sizes.__file__)
-STREAMED = """
+ROOT = Path(__file__).parents[2]
+CONFIG = """
 from livetalk_jax.configs import tiny
 from tests.training import sizes
 
-def get_config():
-    config, trained = tiny.get_config(), sizes.get_config("stage2")
+def get_config(stage):
+    trained = sizes.get_config("stage2" if stage == "streamed" else stage)
+    trained.model.dit.num_layers = 1
+    if stage != "streamed":
+        return trained
+    config = tiny.get_config()
     config.model, config.stream, config.runtime = trained.model, trained.stream, trained.runtime
     return config
 """
+STEPS = {"stage1": 6, "stage2": 3}
+
+
+class Runs:
+    """Prepared features of both published data sets, the networks that made them, and train.py on them, on one device.
+
+    What one process compiled, the others find.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, folder / "config.py"
+        self.config.write_text(CONFIG)
+        self.paths = ",".join(str(folder / name) for name in ("talkvid", "speakervid"))
+        self.environment = {
+            **os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }  # fmt: skip
+
+    def start(self, stage: str, name: str, *arguments: str, program: tuple[str, ...] = ("train.py",)) -> tuple[int, str]:
+        """The process's status, and what it said. Stage 1 starts from the folder "teacher", stage 2 from "stage1/student"."""
+        weights = self.folder / ("teacher" if stage == "stage1" else "stage1/student")
+        command = [
+            sys.executable, *program, f"--config={self.config}:{stage}", f"--workdir={self.folder / name}",
+            f"--config.checkpoint={weights}", "--config.data.source=cache", f"--config.data.path={self.paths}",
+            f"--config.loop.steps={STEPS[stage]}", "--config.loop.save_every=2", *arguments,
+        ]  # fmt: skip
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True)
+        return done.returncode, done.stderr
+
+    def finish(self, stage: str, name: str, *arguments: str) -> str:
+        status, said = self.start(stage, name, *arguments)
+        assert status == 0, said[-4000:]
+        return said
+
+    def stop(self, moment: str, how: signal.Signals, stage: str, name: str, *arguments: str) -> int:
+        """Its status when it was sent a signal at a moment of `tests.training.killed`."""
+        return self.start(stage, name, *arguments, program=("-m", "tests.training.killed", moment, how.name))[0]
+
+    def steps(self, name: str) -> list[int]:
+        """Checkpoints that count."""
+        return sorted(int(path.name) for path in (self.folder / name / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def numbers(model: ModelConfig, name: str) -> nnx.State:
+    """A network's parameters, of small random numbers: nothing is compiled for them."""
+    rng = np.random.default_rng(0)
+    shapes = nnx.state(nnx.eval_shape(lambda: random_network(model, name, "float32", 0)), nnx.Param)
+    return jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes)
 
 
 @pytest.fixture(scope="module")
-def caches(tmp_path_factory):
-    """Features of both published data sets, two chunks a clip, and the networks that made them."""
-    folder = tmp_path_factory.mktemp("videos")
-    model = TrainConfig.from_config_dict(sizes.get_config("stage2")).model
-    networks = random_networks(model, "float32", 0)._asdict()
-    checkpoint.save(folder / "teacher", networks, {name: getattr(model, name) for name in networks}, origin="a test")
+def prepared(tmp_path_factory):
+    runs = Runs(tmp_path_factory.mktemp("runs"))
+    folder = runs.folder
+    values = sizes.get_config("stage2")
+    values.model.dit.num_layers = 1
+    model = training_config(values).model
+    sizes_of = {name: getattr(model, name) for name in ("dit", "vae", "text", "clip", "audio")}
+    checkpoint.save(folder / "teacher", {name: numbers(model, name) for name in sizes_of}, sizes_of, origin="a test")
     made = {
         "talkvid": (sets.make_talkvid(folder / "a"), sets.TALKVID_LEFT_OUT),
         "speakervid": (sets.make_speakervid(folder / "b"), sets.SPEAKERVID_LEFT_OUT),
     }
     for source, (root, left_out) in made.items():
         arguments = [f"--source={source}", f"--root={root}", f"--out={folder / source}", f"--checkpoint={folder / 'teacher'}"]
-        prepare.main(["livetalk data prepare", f"--config={SIZES}:stage2", "--workers=2", "--test_share=0", *arguments])
+        prepare.main(["livetalk data prepare", f"--config={runs.config}:stage2", "--workers=2", "--test_share=0", *arguments])
         report = json.loads((folder / source / "report.json").read_text())
         expected = {reason: count for reason, count in left_out.items() if reason != "too short"}  # for chunks of 33 frames
         assert report["left_out"] == expected, "each broken file is reported, and none is fatal"
-    return folder
+    return runs
 
 
-def run(stage: str, folder: Path, workdir: Path, weights: Path) -> Path:
-    paths = f"{folder / 'talkvid'},{folder / 'speakervid'}"
-    data = [
-        "--config.data.source=cache",
-        f"--config.data.path={paths}",
-        "--config.loop.steps=2",
-        "--config.loop.sample_every=2",
-    ]
-    train.main(["train.py", f"--config={SIZES}:{stage}", f"--workdir={workdir}", f"--config.checkpoint={weights}", *data])
-    return workdir / "student"
+AVERAGED = ("--config.student.ema_decay=0.9",)
+# Low-rank changes; the student moves in the third iteration too.
+LOW_RANK = ("--config.lora.rank=2", "--config.lora.pattern=attn.*kernel$", "--config.distribution_matching.fake_updates=2")
 
 
-def test_both_stages(caches, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "choose_devices", lambda count: jax.devices()[:1])  # several are test_devices.py's matter
-    adapted = run("stage1", caches, tmp_path / "stage1", caches / "teacher")
-    student = run("stage2", caches, tmp_path / "stage2", adapted)
-    before, after = (dict(checkpoint.read(folder, "dit")) for folder in (caches / "teacher", student))
-    assert before.keys() == after.keys()
-    assert sum(not np.array_equal(before[name], after[name]) for name in before) > 0.9 * len(before), "nothing was learnt"
-    assert (tmp_path / "stage2" / "samples" / "step_000002.mp4").stat().st_size > 0
-    assert Image.open(tmp_path / "stage2" / "samples" / "step_000002.png").size[0] > sizes.WIDTH
+@pytest.fixture(scope="module")
+def stages(prepared):
+    """Both stages, never killed."""
+    prepared.finish("stage1", "stage1", *AVERAGED)
+    prepared.finish("stage2", "stage2", *LOW_RANK, "--config.loop.sample_every=2")
+    return prepared
 
-    (tmp_path / "streamed.py").write_text(STREAMED)
+
+def test_both_stages(stages, tmp_path):
+    folders = [stages.folder / folder for folder in ("teacher", "stage1/student", "stage2/student")]
+    teacher, adapted, distilled = (dict(checkpoint.read(folder, "dit")) for folder in folders)
+    assert teacher.keys() == adapted.keys() == distilled.keys()
+    moved = [name for name in teacher if not np.array_equal(teacher[name], adapted[name])]
+    assert len(moved) > 0.9 * len(teacher), "nothing was learnt"
+    changed = [name for name in teacher if not np.array_equal(adapted[name], distilled[name])]
+    assert changed == [name for name in teacher if name.endswith("kernel") and "attn." in name], "LoRA changes what it is told to"
+    samples = stages.folder / "stage2" / "samples"
+    assert (samples / "step_000002.mp4").stat().st_size > 0
+    assert Image.open(samples / "step_000002.png").size[0] > sizes.WIDTH
+
     Image.new("RGB", (64, 64), (180, 140, 120)).save(tmp_path / "portrait.png")
     speech = (3000 * np.sin(np.arange(16_000) * 0.05)).astype(np.int16)
     with wave.open(str(tmp_path / "speech.wav"), "wb") as sound:
         sound.setparams((1, 2, 16_000, 0, "NONE", ""))
         sound.writeframes(speech.tobytes())
     generate.main([
-        "livetalk generate", f"--config={tmp_path / 'streamed.py'}", f"--checkpoint={student}", f"--out={tmp_path / 'talk.mp4'}",
+        "livetalk generate", f"--config={stages.config}:streamed", f"--checkpoint={folders[-1]}", f"--out={tmp_path / 'talk.mp4'}",
         f"--image={tmp_path / 'portrait.png'}", f"--audio={tmp_path / 'speech.wav'}",
     ])  # fmt: skip
     with av.open(tmp_path / "talk.mp4") as video:
         assert sum(1 for _ in video.decode(video=0)) == 25
+
+
+def assert_same(runs: Runs, name: str, expected: str) -> None:
+    """Bit for bit: weights, their average, the optimisers' memories, the data's position; and the student."""
+    ends = []
+    for folder in (runs.folder / name, runs.folder / expected):
+        with ocp.training.Checkpointer(folder / "checkpoints") as checkpoints:
+            state, metadata = checkpoints.load(), checkpoints.metadata()
+            leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+        leaves |= {f"student {key}": value for key, value in checkpoint.read(folder / "student", "dit")}
+        ends.append(({**metadata.custom_metadata, **metadata.metrics}, leaves))
+    (told, found), (wanted, leaves) = ends
+    assert told == wanted
+    assert found.keys() == leaves.keys()
+    for key, value in leaves.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_stage1_goes_on_exactly(stages):
+    arguments = ("stage1", "killed1", *AVERAGED)
+    assert stages.stop("checkpoints/4", signal.SIGKILL, *arguments) == -signal.SIGKILL
+    assert stages.steps("killed1") == [2], "a checkpoint that is not whole does not count"
+    assert stages.stop("step 5", signal.SIGTERM, *arguments) == 0
+    assert stages.steps("killed1") == [4, 5], "SIGTERM leaves a checkpoint of the iteration it came in"
+    said = stages.finish(*arguments)
+    assert "step 6/6: " in said and "step 5/6: " not in said, "what was done is not done again"
+    assert_same(stages, "killed1", "stage1")
+
+
+def test_stage2_goes_on_exactly(stages):
+    arguments = ("stage2", "killed2", *LOW_RANK)
+    assert stages.stop("checkpoints/3", signal.SIGKILL, *arguments) == -signal.SIGKILL
+    assert stages.steps("killed2") == [2]
+    assert stages.stop("killed2/student", signal.SIGKILL, *arguments) == -signal.SIGKILL
+    assert not (stages.folder / "killed2" / "student").exists()
+    assert "step" not in stages.finish(*arguments)
+    assert_same(stages, "killed2", "stage2")
