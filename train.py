@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.data.procedural import feeds
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.programs import keep_programs
@@ -36,6 +35,7 @@ def define(values: absl_flags.FlagValues) -> None:
 
 
 def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
+    # What reads and draws brings SciPy and grain: only those that a source needs are imported.
     data, stream = config.data, config.stream
     readers = where.readers
     if data.source != "synthetic" and not data.path:
@@ -43,6 +43,9 @@ def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
         command = f"livetalk data {'prepare' if data.source == 'cache' else drawn}"
         raise flags.UsageError(f"config.data.path is missing: the folder that `{command}` wrote")
     order = {"batch": data.batch // readers.count, "seed": config.loop.seed, "process": readers.index}
+    if data.source == "drawn":
+        from livetalk_jax.data.procedural import feeds
+
     if isinstance(config, PartConfig):
         if data.source != "drawn":
             raise flags.UsageError(f"config.data.source {data.source!r} has no pictures and speech; only 'drawn' has")
@@ -50,7 +53,7 @@ def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
             return feeds.videos(data.path, frames=config.autoencoding.frames, **order)
         return feeds.speech(data.path, stream, **order)
     if data.source == "cache":
-        from livetalk_jax.data.pipeline import CachedData  # brings grain, which nothing else needs
+        from livetalk_jax.data.pipeline import CachedData
 
         return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=readers.count, **order)
     if data.source == "drawn":

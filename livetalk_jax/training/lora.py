@@ -39,7 +39,7 @@ def factors(key: jax.Array, weights: Mapping[str, jax.Array | jax.ShapeDtypeStru
 def merge(base: Mapping[str, jax.Array], factors: Mapping[str, jax.Array], config: LoRAConfig) -> dict[str, jax.Array]:
     """The weights with the changes added, in the base's dtype."""
     merged = dict(base)
-    for name in {name.rpartition(".")[0] for name in factors}:
+    for name in sorted({name.rpartition(".")[0] for name in factors}):  # the same program in all processes
         change = config.alpha / config.rank * (factors[f"{name}.a"] @ factors[f"{name}.b"])
         merged[name] = (base[name].astype(jnp.float32) + change).astype(base[name].dtype)
     return merged

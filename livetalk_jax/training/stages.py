@@ -126,7 +126,9 @@ class Stage:
         self.motion_latents = latent_frames(config.stream.motion_frames)
         self._negative_text = negative_text
         self._options = GPU_OPTIONS if device.platform == "gpu" else {}
-        self._sample = self.program(self.sample)
+        # Motion lies the same way whichever program it comes from: a second chunk compiles nothing.
+        self._motion_at = Motion(where.rows, where.whole)  # type: ignore[arg-type]
+        self._sample = self.program(self.sample, out_shardings=(where.rows, self._motion_at))
 
     watched: str  # the number whose least marks the best checkpoint
     needs_base = False
@@ -227,7 +229,8 @@ class Stage:
     def sample_video(self, state: State, frozen: Frozen, batch: TrainBatch) -> np.ndarray:
         """A video of the first row's portrait and speech, uint8 [F, Y, X, 3]; the same noise whenever it is called."""
         chunks = min(self.config.loop.sample_chunks, batch.audio.shape[2])
-        motion = portrait_motion(batch.portrait_latent, self.motion_latents)
+        begin = jax.jit(portrait_motion, static_argnums=1, out_shardings=self._motion_at)
+        motion = begin(batch.portrait_latent, self.motion_latents)
         key = jax.random.key(self.config.loop.seed)
         video = []
         for chunk in range(chunks):
@@ -293,7 +296,7 @@ class Distillation(Stage):
         super().__init__(config, where, negative_text)
         matching = config.distribution_matching
         self.real = self.runner.guided(matching.text_guidance, matching.audio_guidance)
-        # Motion lies the same way whichever program it comes from: a second chunk compiles nothing.
+        # As for samples, a second chunk compiles nothing.
         self._begin, self._advance, self._enter = (
             self.program(fn, out_shardings=where.rows) for fn in (self.begin, self.advance, self.enter)
         )
