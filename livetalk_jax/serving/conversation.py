@@ -11,7 +11,7 @@ A connection that breaks is made again. A session that is lost (its replica was 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx2
@@ -52,20 +52,21 @@ class Conversation:
         """A whole segment, as `Stream.speak`.
 
         Raises:
-            ConnectionError: the connection broke meanwhile. What was heard of the segment, `speech_ended` or nothing tells.
+            ConnectionError: the connection broke meanwhile.
         """
+        await self._say(lambda stream: stream.speak(samples, rate, pace=pace))
+
+    async def control(self, type: str, **fields: Any) -> None:
+        """A control message, as `Stream.control`; raises as `speak`."""
+        await self._say(lambda stream: stream.control(type, **fields))
+
+    async def _say(self, call: Callable[[Stream], Awaitable[None]]) -> None:
         await self._attached.wait()
         assert self.stream is not None
         try:
-            await self.stream.speak(samples, rate, pace=pace)
+            await call(self.stream)
         except websockets.ConnectionClosed as error:
             raise ConnectionError("the connection broke while something was said") from error
-
-    async def control(self, type: str, **fields: Any) -> None:
-        """A control message, as `Stream.control`."""
-        await self._attached.wait()
-        assert self.stream is not None
-        await self.stream.control(type, **fields)
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         """All messages, those of one session after those of the other.
