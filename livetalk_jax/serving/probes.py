@@ -86,7 +86,7 @@ class Talk:
         self.began, self.free = asyncio.Event(), asyncio.Event()  # it talks; it may leave
 
     async def run(self, client: Client, portrait: bytes | None, samples: np.ndarray, minutes: float) -> None:
-        session = await client.open(portrait)
+        session = await patiently(client, portrait)
         async with client.stream(session, WINDOW) as self.stream:
             await self.stream.until_shown(1, 600)
             talking = asyncio.create_task(self._speak(samples))
