@@ -24,6 +24,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 MANIFEST = "livetalk.json"
 FORMAT = 1
@@ -95,6 +96,8 @@ def shipped(configurations: Mapping[str, Any]) -> Path | None:
 class Writer:
     """Writes a checkpoint tensor by tensor; a context manager. The folder appears under its name when all of it is there.
 
+    In a run of several processes all of them write the same tensors, each its parts of them, into one file system.
+
     Raises:
         CheckpointError: `path` exists.
         OSError: it cannot be written.
@@ -105,13 +108,17 @@ class Writer:
         if self.path.exists():
             raise CheckpointError(f"{self.path} exists already; give the name of a new folder, or remove it")
         self._manifest = manifest
-        self._temporary = self.path.parent / f".{self.path.name}.{os.getpid()}.partial"
+        self._temporary = self.path.parent / f".{self.path.name}.partial"
+        self._first = jax.process_index() == 0
         self._groups: dict[str, set[str]] = {}
         self._waiting: dict[str, Any] = {}
         self._waiting_group = ""
 
     def __enter__(self) -> Self:
-        self._temporary.mkdir(parents=True)
+        if self._first:
+            shutil.rmtree(self._temporary, ignore_errors=True)  # of one that was killed
+            self._temporary.mkdir(parents=True)
+        multihost_utils.sync_global_devices(f"{self.path} is begun")
         return self
 
     def add(self, group: str, name: str, array: np.ndarray | jax.Array) -> None:
@@ -128,14 +135,15 @@ class Writer:
 
     def add_file(self, source: Path, name: str) -> None:
         """Copy a small file to `files/name`."""
-        target = self._temporary / "files" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        if self._first:
+            target = self._temporary / "files" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
     def add_groups(self, other: str | os.PathLike) -> None:
         """Take over all groups and files of another checkpoint that this one does not have; hard links where that works."""
         for folder in sorted(child for child in Path(other).iterdir() if child.is_dir()):
-            if folder.name not in self._groups:
+            if self._first and folder.name not in self._groups:
                 shutil.copytree(folder, self._temporary / folder.name, copy_function=_link, dirs_exist_ok=True)
 
     def _flush(self) -> None:
@@ -151,11 +159,14 @@ class Writer:
                 with _orbax() as ocp:
                     for group in self._groups:
                         ocp.partial.finalize(self._temporary / group)
-                text = json.dumps({"format": FORMAT, **dataclasses.asdict(self._manifest)}, indent=1)
-                (self._temporary / MANIFEST).write_text(text)
-                self._temporary.rename(self.path)
+                if self._first:
+                    text = json.dumps({"format": FORMAT, **dataclasses.asdict(self._manifest)}, indent=1)
+                    (self._temporary / MANIFEST).write_text(text)
+                    self._temporary.rename(self.path)
+                multihost_utils.sync_global_devices(f"{self.path} is whole")
         finally:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+            if self._first:
+                shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 from jax.experimental import multihost_utils
 
 from livetalk_jax import checkpoint, media
+from livetalk_jax.parallel import placement
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training.batch import TrainBatch, TrainData
 from livetalk_jax.training.checkpoints import Checkpoints
@@ -37,17 +39,20 @@ class Terminated:
 
     def __init__(self):
         self._told = False
+        self._alone = jax.process_count() == 1
 
     def __enter__(self):
-        self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_told", True))
+        if self._alone:
+            self._before = signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_told", True))
         return self
 
     def __exit__(self, *_) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        if self._alone:
+            signal.signal(signal.SIGTERM, self._before)
 
     def after(self, step: int) -> bool:
-        # Processes hear of it at different times; JAX's own service has them agree on an iteration.
-        return self._told if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+        # Processes hear of it at different times. JAX's own service, which then listens for the signal, has them agree on an iteration.
+        return self._told if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
 
 def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
@@ -119,7 +124,8 @@ def export(stage: Stage | SingleNetwork, state: State, frozen: Any, feed: Feed, 
     networks = stage.exported(state, frozen, feed)
     if not config.checkpoint:  # training began from random weights, so the others are random too
         for name in sorted({"dit", "vae", "text", "clip", "audio"} - set(networks)):
-            networks[name] = random_network(config.model, name, config.runtime.dtype, config.loop.seed)
+            made = random_network(config.model, name, config.runtime.dtype, config.loop.seed)
+            networks[name] = placement.put(nnx.state(made, nnx.Param), stage.placement.whole)
     checkpoint.save(
         path, networks, {name: getattr(config.model, name) for name in networks},
         origin=f"{config.stage} from {config.checkpoint or 'random weights'}", like=config.checkpoint or None,
