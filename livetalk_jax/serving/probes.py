@@ -105,8 +105,9 @@ class Talk:
             # Once more as in the beginning, to see what has drifted.
             await self.stream.control("interrupt")
             await self.stream.until("interrupted", 600)
-            resumed = await self.stream.until("resumed", 600)
-            self.again = await say(self.stream, samples, resumed.fields["time"])
+            silent = (await self.stream.until("resumed", 600)).fields["time"] + 1
+            await self.stream.until_shown(silent, 600)
+            self.again = await say(self.stream, samples, silent)
             await self.stream.control("close")
 
     async def _speak(self, samples: np.ndarray) -> None:
