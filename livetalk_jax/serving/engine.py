@@ -26,7 +26,7 @@ from livetalk_jax.serving.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS = 60.0  # that no call of a warm model takes
+STUCK_SECONDS = 60.0  # that no call of a warm model takes, but of one whose chunks take very long
 GOODBYE_SECONDS = 3.0  # that readers have for the last messages of a server that ends
 
 
@@ -98,7 +98,8 @@ class Engine:
     @property
     def stuck(self) -> bool:
         """The model does not come back from a call: a device that hangs, or one of several processes that is gone."""
-        return self.model is not None and self.computing and self.clock.now() - self._called_at > STUCK_SECONDS
+        longest = max(STUCK_SECONDS, 5 * self.chunk_seconds)
+        return self.model is not None and self.computing and self.clock.now() - self._called_at > longest
 
     def spawn(self, work: Coroutine) -> asyncio.Task:
         task = asyncio.create_task(work)
