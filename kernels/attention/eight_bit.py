@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ..linear.reference import E4M3, scale_of, to_e4m3
 
 ROWS = 16  # keys are padded to a multiple of this
+SAMPLE = 256
+MARGIN = 4.0  # costs no precision: e4m3 spans 15 binades at full precision
 HEADROOM = 8.0  # numerators are up to 2^8: e4m3's smallest are then 2^-17 of the largest
 
 
@@ -43,16 +46,22 @@ def in_kernel_order(k: jax.Array) -> jax.Array:
 
 
 def quantize(q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array | int | None = None) -> Operands:
-    """q [B, N, A, K] and k, v [B, L, A, K] as `Operands`; what stands from key `length` on has no part in them."""
+    """q [B, N, A, K] and k, v [B, L, A, K] as `Operands`; what stands from key `length` on has no part in them.
+
+    Mean and scales are those of `SAMPLE` tokens or so, evenly spread: a look at all of them would cost as much as the conversion.
+    Softmax does not see which mean it was, and what is up to `MARGIN` times larger than the largest seen still fits.
+    """
+    # Values are wanted transposed; XLA would have all three come so, and their biases as matrices.
+    q, k, v = (with_layout_constraint(x, Layout(major_to_minor=(0, 1, 2, 3))) for x in (q, k, v))
+    seen = [x[:, :: max(1, x.shape[1] // SAMPLE)].astype(jnp.float32) for x in (q, k, v)]
+    count = seen[1].shape[1]
     if length is not None:
-        valid = (jnp.arange(k.shape[1]) < length)[:, None, None]
-        k, v = (jnp.where(valid, x, jnp.zeros_like(x)) for x in (k, v))
-    count = k.shape[1] if length is None else jnp.maximum(length, 1)
-    mean = jnp.sum(k, axis=1, keepdims=True, dtype=jnp.float32) / count
-    # Of keys a bound, so that largest and mean come from one look at them.
-    largest = [jnp.max(jnp.abs(x), axis=1, keepdims=True).astype(jnp.float32) for x in (q, k, v)]
-    largest[1] += jnp.abs(mean)
-    scales = [scale_of(x, axis=-1) for x in largest]
+        valid = jnp.arange(k.shape[1])[:: max(1, k.shape[1] // SAMPLE)] < length
+        seen[1:] = (jnp.where(valid[:, None, None], x, 0.0) for x in seen[1:])
+        count = jnp.maximum(jnp.sum(valid), 1)
+    mean = jnp.sum(seen[1], axis=1, keepdims=True) / count
+    seen[1] -= mean
+    scales = [MARGIN * scale_of(x, axis=(1, 3)) for x in seen]
     q, k, v = (to_e4m3(x, scale) for x, scale in zip((q, k.astype(jnp.float32) - mean, v), scales, strict=True))
     k, v = (jnp.pad(x, ((0, 0), (0, -x.shape[1] % ROWS), (0, 0), (0, 0))) for x in (k, v))
     of_q, of_k, of_v = (scale[:, 0, :, 0] for scale in scales)

@@ -255,7 +255,6 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
     variants = [
         ("bf16", "cudnn, 10,530 rows", plain), ("bf16", "mosaic", mosaic), ("fp8, fixed scales", "mosaic", mosaic),
         ("fp8, fixed scales", "mosaic_fp8", mosaic_fp8), ("fp8, a scale a token", "mosaic_fp8", mosaic_fp8),
-        ("bf16", "mosaic_fp8", mosaic_fp8),
     ]  # fmt: skip
     velocities = {}
     for weights, attend, parallel in variants:

@@ -8,6 +8,7 @@ import datetime
 import json
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.quantize import in_eight_bits
 from livetalk_jax.stream.networks import random_networks
-from livetalk_jax.stream.session import Pipeline, layout
+from livetalk_jax.stream.session import Pipeline, Session, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json]
@@ -34,45 +35,58 @@ Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", None, "For --config.parallel.devices.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
+    absl_flags.DEFINE_multi_integer("steps", [], "Time a chunk of so many denoising steps too.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
 
-def measure(pipeline: Pipeline, repeats: int) -> dict[str, float]:
-    """Seconds a call of every stage, on all devices of the pipeline's plan."""
+def measure(pipeline: Pipeline, repeats: int, report: Callable[[str, float], None]) -> Session:
+    """Report seconds a call of every stage but a chunk, on all devices of the pipeline's plan; the session that gave the inputs."""
     geometry, stream, sampler, networks = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, pipeline.networks
     rng = np.random.default_rng(0)
     portrait = rng.uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
-    seconds = {}
 
     begin = time.perf_counter()
     session = pipeline.start(portrait)
     pipeline.warm_up(session)
-    seconds["start: conditions and compilation"] = time.perf_counter() - begin
-    seconds["start: conditions"] = median_seconds(lambda: pipeline.start(portrait).conditions, repeats)
+    report("start: conditions and compilation", time.perf_counter() - begin)
+    report("start: conditions", median_seconds(lambda: pipeline.start(portrait).conditions, repeats))
 
-    speech = rng.normal(0, 0.1, (1, stream.audio_context_seconds * stream.sample_rate)).astype(np.float32)
+    speech = silence(pipeline)
     windows = pipeline.chunk_windows(speech)
-    seconds["audio: wav2vec2 windows of a chunk"] = median_seconds(lambda: pipeline.chunk_windows(speech), repeats)
+    report("audio: wav2vec2 windows of a chunk", median_seconds(lambda: pipeline.chunk_windows(speech), repeats))
 
     shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
     noise = rng.normal(size=shape).astype(np.float32)
     timed = denoising(pipeline)
     total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
-    seconds["DiT: one step"] = total / sampler.steps
+    report("DiT: one step", total / sampler.steps)
 
     decode, encode = decoding(pipeline), encoding(pipeline)
     dtype = session.conditions.reference.dtype
     z = np.asarray(noise[0], dtype)
     video = rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)).astype(dtype)
-    seconds[f"VAE: decode {stream.frames} frames"] = median_seconds(lambda: decode(z), repeats) / CHAIN
-    seconds[f"VAE: encode {stream.motion_frames} frames"] = median_seconds(lambda: encode(video), repeats) / CHAIN
+    report(f"VAE: decode {stream.frames} frames", median_seconds(lambda: decode(z), repeats) / CHAIN)
+    report(f"VAE: encode {stream.motion_frames} frames", median_seconds(lambda: encode(video), repeats) / CHAIN)
+    return session
+
+
+def silence(pipeline: Pipeline) -> np.ndarray:
+    """As much as a chunk listens to."""
+    stream = pipeline.config.stream
+    return np.zeros((1, stream.audio_context_seconds * stream.sample_rate), np.float32)
+
+
+def measure_chunk(pipeline: Pipeline, session: Session, repeats: int) -> float:
+    """Seconds of a chunk, audio included; of `session`, only the conditions and the motion are used."""
+    session = Session(pipeline, session.conditions, session.motion, persons=1, seed=0)
+    speech = silence(pipeline)
 
     def chunks():
         for _ in range(CHAIN):
             frames = session.generate(pipeline.chunk_windows(speech))
         return frames
 
-    seconds[f"chunk of {geometry.new_frames} new frames, audio included"] = median_seconds(chunks, repeats) / CHAIN
+    seconds = median_seconds(chunks, repeats) / CHAIN
     assert pipeline.chunk.programs == 1, "a chunk was compiled more than once"
     return seconds
 
@@ -94,11 +108,23 @@ def main(argv: list[str]) -> None:
         portrait, speech = rng.uniform(-1, 1, (*size, 3)).astype(np.float32), rng.normal(0, 0.1, 1)
         networks = networks._replace(dit=in_eight_bits(networks, config.with_steps(1), portrait, speech, tokenize))
     pipeline = Pipeline(networks, config, size, tokenize)
-    seconds = measure(pipeline, values.repeats)
+    seconds: dict[str, float] = {}
+
+    def report(name: str, value: float) -> None:
+        seconds[name] = value
+        if jax.process_index() == 0:
+            print(f"  {name:44}{1000 * value:10.1f} ms", flush=True)
+
+    new_frames, own = pipeline.geometry.new_frames, config.sampler.steps
+    session = measure(pipeline, values.repeats, report)
+    for steps in dict.fromkeys([own, *values.steps]):
+        other = pipeline if steps == own else Pipeline(networks, config.with_steps(steps), size, tokenize)
+        name = f"chunk of {new_frames} new frames, audio included"
+        report(name if steps == own else f"{name}, {steps} steps", measure_chunk(other, session, values.repeats))
 
     device = where.devices[0]
     memory = device.memory_stats() or {}
-    chunk = next(s for name, s in seconds.items() if name.startswith("chunk"))
+    chunk = seconds[f"chunk of {new_frames} new frames, audio included"]
     result = {
         "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
         "date": datetime.date.today().isoformat(),
@@ -113,7 +139,7 @@ def main(argv: list[str]) -> None:
         "linear": config.runtime.linear,
         "tokens": pipeline.geometry.tokens,
         "seconds": seconds,
-        "frames_per_second": pipeline.geometry.new_frames / chunk,
+        "frames_per_second": new_frames / chunk,
         "peak_bytes": memory.get("peak_bytes_in_use"),
         "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
     }
@@ -121,8 +147,6 @@ def main(argv: list[str]) -> None:
         return
     print(result["plan explained"])
     print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention", "linear")))
-    for name, value in seconds.items():
-        print(f"  {name:44}{1000 * value:10.1f} ms")
     print(f"  {'frames a second':44}{result['frames_per_second']:10.1f}")
     if result["peak_bytes"]:
         print(f"  {'peak device memory':44}{result['peak_bytes'] / 2**30:10.1f} GiB")
