@@ -10,11 +10,12 @@ from livetalk_jax.training.config import LoopConfig
 
 
 class Restored(NamedTuple):
-    """Iterations done, learners, and `TrainData.get_state`."""
+    """Iterations done, learners, `TrainData.get_state`, and the last loss."""
 
     step: int
     state: Any
     position: dict[str, Any]
+    loss: float
 
 
 class Checkpoints:
@@ -66,5 +67,5 @@ class Checkpoints:
                 f"{self.folder / str(found.step)} is a checkpoint of another configuration; give the one it was made with, "
                 f"or another --workdir ({reason})"
             ) from error
-        metadata: Any = self._checkpointer.metadata(found.step).custom_metadata
-        return Restored(found.step, state, json.loads(metadata["position"]))
+        metadata: Any = self._checkpointer.metadata(found.step)
+        return Restored(found.step, state, json.loads(metadata.custom_metadata["position"]), metadata.metrics["loss"])

@@ -1,5 +1,8 @@
 """The loop that all training runs in: batches in, checkpoints, samples and a student out."""
 
+import dataclasses
+import json
+import logging
 import math
 import os
 import signal
@@ -13,6 +16,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 
 from livetalk_jax import checkpoint, media
+from livetalk_jax.files import write_whole
 from livetalk_jax.parallel import placement
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training.batch import TrainBatch, TrainData
@@ -22,6 +26,8 @@ from livetalk_jax.training.single import SingleNetwork
 from livetalk_jax.training.stages import Stage, State
 from livetalk_jax.training.state import Placement
 from livetalk_jax.training.throughput import peak_flops
+
+logger = logging.getLogger(__name__)
 
 
 class Feed(Iterator[TrainBatch]):
@@ -61,13 +67,15 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
         workdir/checkpoints   to go on from
         workdir/samples       videos and contact sheets
         workdir/tensorboard   scalars and pictures
-        workdir/student       at the end: the checkpoint that `livetalk generate` takes
+        workdir/config.json   what the run was told, at its last start
+        workdir/student       at the end: the checkpoint that `livetalk generate` takes; with it, there is nothing left to do
 
     Raises:
         DivergedError: a loss is not finite; the last good checkpoint is named.
-        ValueError: `minutes` in a run of several processes, whose clocks differ.
+        ValueError: `minutes` in a run of several processes, whose clocks differ; a run that has ended is to go on; its checkpoints
+            are of another configuration.
     """
-    config = stage.config.loop
+    config, student = stage.config.loop, workdir / "student"
     if config.minutes and jax.process_count() > 1:
         raise ValueError("config.loop.minutes is for runs of one process: processes would end at different steps; give steps")
     end = time.monotonic() + 60 * config.minutes if config.minutes else math.inf
@@ -82,8 +90,15 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
     ):
         shown = next(feed) if config.sample_every else None
         restored = checkpoints.restore(stage.abstract_state())
-        step, state, position = restored or (0, stage.start(), beginning)
+        step, state, position, loss = restored or (0, stage.start(), beginning, math.inf)
+        if student.exists():
+            if step < config.steps:
+                raise ValueError(f"{student} was made at the end of {step} steps; move it away to go on to {config.steps}")
+            logger.info("nothing is left to do: %s is there", student)
+            return
         data.set_state(position)
+        record(stage.config, workdir / "config.json")
+        progress.begin(step)
         while step < config.steps and time.monotonic() < end:
             try:
                 state, metrics, work = stage.step(state, frozen, step, feed)
@@ -97,13 +112,34 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
                 raise DivergedError(f"{error}; {checkpoints.latest}") from None
             if saving:
                 with progress.pause():
-                    checkpoints.save(step, state, data.get_state(), progress.last(stage.watched))
+                    checkpoints.save(step, state, data.get_state(), progress.last(stage.watched, loss))
             if shown is not None and step % config.sample_every == 0:
                 with progress.pause():
                     show(stage, state, frozen, shown, workdir / "samples" / f"step_{step:06}", progress, step)
             if ending:
                 return
-    export(stage, state, frozen, feed, workdir / "student")
+    export(stage, state, frozen, feed, student)
+
+
+def record(config: Any, path: Path) -> None:
+    """Write a configuration; where another one was written before, tell what has changed."""
+    told = json.loads(json.dumps(dataclasses.asdict(config)))
+    if path.exists():
+        before = dict(leaves(json.loads(path.read_text())))
+        for key, value in leaves(told):
+            if key in before and before[key] != value:
+                logger.warning("the run goes on with config.%s %s (it was %s)", key, value, before[key])
+    if jax.process_index() == 0:
+        write_whole(path, json.dumps(told, indent=1))
+
+
+def leaves(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested groups."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def show(stage: Stage | SingleNetwork, state: State, frozen: Any, batch: Any, path: Path, progress: Progress, step: int) -> None:

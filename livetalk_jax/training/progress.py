@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -74,9 +74,15 @@ class Progress:
             self._seen.setdefault(name, []).append(value)
         self._last.update(numbers)
 
-    def last(self, name: str) -> float:
-        """The last value of a number; infinity before the first."""
-        return self._last.get(name, math.inf)
+    def begin(self, step: int) -> None:
+        """A run goes on behind iteration `step`: TensorBoard forgets what one that was killed wrote of later ones."""
+        if self._writer is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def last(self, name: str, before: float) -> float:
+        """The last value of a number; `before` as long as there is none."""
+        return self._last.get(name, before)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
