@@ -4,6 +4,7 @@ Weights and inputs are random: times do not depend on them. Calls are chained in
 the median of the rest is reported.
 """
 
+import collections
 import datetime
 import json
 import shlex
@@ -19,17 +20,18 @@ from livetalk_jax import flags
 from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, median_seconds
 from livetalk_jax.diffusion.sampler import noise_draws
 from livetalk_jax.files import write_whole
+from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.distributed import initialize
-from livetalk_jax.quantize import in_eight_bits
 from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, Session, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json]
 
-In 8 bits (--config.runtime.linear=fp8) on one device, scales are fixed as `livetalk quantize` fixes them.
+In 8 bits (--config.runtime.linear=fp8) on one device scales are fixed, as in what `livetalk quantize` writes.
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
+LARGEST = 6.0  # of what a random network's layers are given at 14B
 
 
 def define(values: absl_flags.FlagValues) -> None:
@@ -39,35 +41,37 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
 
-def measure(pipeline: Pipeline, repeats: int, report: Callable[[str, float], None]) -> Session:
-    """Report seconds a call of every stage but a chunk, on all devices of the pipeline's plan; the session that gave the inputs."""
-    geometry, stream, sampler, networks = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, pipeline.networks
-    rng = np.random.default_rng(0)
-    portrait = rng.uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
-
+def begin_session(pipeline: Pipeline, repeats: int, report: Callable[[str, float], None]) -> Session:
+    """A session of a random portrait; reports the seconds of its start."""
+    geometry = pipeline.geometry
+    portrait = np.random.default_rng(0).uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
     begin = time.perf_counter()
     session = pipeline.start(portrait)
     pipeline.warm_up(session)
     report("start: conditions and compilation", time.perf_counter() - begin)
     report("start: conditions", median_seconds(lambda: pipeline.start(portrait).conditions, repeats))
+    return session
 
+
+def measure_stages(pipeline: Pipeline, session: Session, repeats: int, report: Callable[[str, float], None]) -> None:
+    """Report seconds a call of every stage of a chunk, on all devices of the pipeline's plan."""
+    geometry, stream, sampler, networks = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, pipeline.networks
+    rng = np.random.default_rng(0)
     speech = silence(pipeline)
     windows = pipeline.chunk_windows(speech)
     report("audio: wav2vec2 windows of a chunk", median_seconds(lambda: pipeline.chunk_windows(speech), repeats))
 
     shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
     noise = rng.normal(size=shape).astype(np.float32)
-    timed = denoising(pipeline)
-    total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
-    report("DiT: one step", total / sampler.steps)
-
     decode, encode = decoding(pipeline), encoding(pipeline)
     dtype = session.conditions.reference.dtype
     z = np.asarray(noise[0], dtype)
-    video = rng.uniform(-1, 1, (1, stream.motion_frames, *portrait.shape)).astype(dtype)
+    video = rng.uniform(-1, 1, (1, stream.motion_frames, geometry.height, geometry.width, 3)).astype(dtype)
     report(f"VAE: decode {stream.frames} frames", median_seconds(lambda: decode(z), repeats) / CHAIN)
     report(f"VAE: encode {stream.motion_frames} frames", median_seconds(lambda: encode(video), repeats) / CHAIN)
-    return session
+    timed = denoising(pipeline)
+    total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
+    report("DiT: one step", total / sampler.steps)
 
 
 def silence(pipeline: Pipeline) -> np.ndarray:
@@ -104,9 +108,7 @@ def main(argv: list[str]) -> None:
     networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where)
     tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
     if config.runtime.linear == "fp8" and len(where.devices) == 1:
-        rng = np.random.default_rng(0)
-        portrait, speech = rng.uniform(-1, 1, (*size, 3)).astype(np.float32), rng.normal(0, 0.1, 1)
-        networks = networks._replace(dit=in_eight_bits(networks, config.with_steps(1), portrait, speech, tokenize))
+        networks = networks._replace(dit=quantize(networks.dit, DIT_FP8, collections.defaultdict(lambda: LARGEST)))
     pipeline = Pipeline(networks, config, size, tokenize)
     seconds: dict[str, float] = {}
 
@@ -116,11 +118,12 @@ def main(argv: list[str]) -> None:
             print(f"  {name:44}{1000 * value:10.1f} ms", flush=True)
 
     new_frames, own = pipeline.geometry.new_frames, config.sampler.steps
-    session = measure(pipeline, values.repeats, report)
+    session = begin_session(pipeline, values.repeats, report)
     for steps in dict.fromkeys([own, *values.steps]):
         other = pipeline if steps == own else Pipeline(networks, config.with_steps(steps), size, tokenize)
         name = f"chunk of {new_frames} new frames, audio included"
         report(name if steps == own else f"{name}, {steps} steps", measure_chunk(other, session, values.repeats))
+    measure_stages(pipeline, session, values.repeats, report)
 
     device = where.devices[0]
     memory = device.memory_stats() or {}
