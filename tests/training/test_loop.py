@@ -1,69 +1,38 @@
-"""The loop around a stage: what it keeps, where it goes on, and when it stops. The stage is a number that is counted up."""
+"""The loop around a stage: what it keeps, where it goes on, and when it stops. The stage counts."""
 
 import json
 import math
 import os
 import signal
-from types import SimpleNamespace
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 from orbax.checkpoint import v1 as ocp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from livetalk_jax.configs import vae_tiny
+from livetalk_jax import checkpoint
+from livetalk_jax.config import UMT5Config
 from livetalk_jax.training import loop
-from livetalk_jax.training.config import AutoencoderConfig, training_config
 from livetalk_jax.training.progress import DivergedError
-from livetalk_jax.training.stages import Work
-from tests.training.conftest import one_device
-
-
-class Counter:
-    """A `Stage` of one number. `losses`: by iteration; iterations without one are of another network, as in stage 2."""
-
-    watched = "loss"
-
-    def __init__(self, losses: dict[int, float], size: int = 1, told_at: int | None = None, **options):
-        values = vae_tiny.get_config()
-        values.loop.update(dict(steps=6, save_every=2, sample_every=0, log_every=1, keep_last=1, keep_best=1) | options)
-        self.config: AutoencoderConfig = training_config(values)
-        self.placement = one_device()
-        self.losses, self.size, self.told_at = losses, size, told_at
-        self.ran: list[int] = []
-
-    def frozen(self):
-        return None
-
-    def start(self):
-        return {"number": jnp.zeros(self.size)}
-
-    def abstract_state(self):
-        return self.placement.place(jax.eval_shape(self.start))
-
-    def step(self, state, frozen, step, feed):
-        self.ran.append(step + 1)
-        if step + 1 == self.told_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        metrics = {"other": jnp.ones(())} | ({"loss": jnp.asarray(self.losses[step + 1])} if step + 1 in self.losses else {})
-        return {"number": state["number"] + 1}, metrics, Work(1, 0.0)
+from tests.training.counter import FALLING, Counter, batches
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs a stage in one folder; the folder's checkpoints."""
     monkeypatch.setattr(loop, "export", lambda *args: args[-1].mkdir())
-    data = SimpleNamespace(get_state=dict, set_state=lambda state: None)
 
     def begin(stage: Counter) -> list[int]:
-        loop.train(stage, data, tmp_path)
+        loop.train(stage, batches(), tmp_path)
         return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
 
     return begin
-
-
-FALLING = {step: 1.0 / step for step in range(1, 10)}
 
 
 def test_the_last_and_the_best_are_kept(run):
@@ -109,7 +78,7 @@ def test_a_run_that_has_ended(run):
 def test_checkpoints_of_another_configuration(run):
     run(Counter(FALLING, told_at=2))
     with pytest.raises(ValueError, match="checkpoints/2 is a checkpoint of another configuration"):
-        run(Counter(FALLING, size=2))
+        run(Counter(FALLING, rows=4))
 
 
 def test_what_has_changed_is_told(run, tmp_path, caplog):
@@ -128,3 +97,38 @@ def test_tensorboard_forgets_what_is_done_again(run, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_two_processes(tmp_path):
+    """Each has half. Told to end, one of them tells the other; started again, they write a student together."""
+    others = {"text": nnx.State({"matrix": nnx.Param(np.ones((2, 2), np.float32))})}
+    checkpoint.save(tmp_path / "others", others, {"text": UMT5Config.tiny()}, origin="a test")
+
+    def together(steps: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            world = {"LIVETALK_COORDINATOR": f"127.0.0.1:{free.getsockname()[1]}", "LIVETALK_PROCESSES": "2"}
+        command = [sys.executable, "-m", "tests.training.counter", str(tmp_path), str(steps)]
+        processes = [
+            subprocess.Popen(
+                command, env={**os.environ, **world, "JAX_PLATFORMS": "cpu", "LIVETALK_PROCESS": str(number)},
+                cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        try:
+            with ThreadPoolExecutor() as readers:
+                said = list(readers.map(lambda process: process.communicate(timeout=600)[1], processes))
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], said
+
+    together(1_000_000_000)
+    (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert step >= 2
+    assert not (tmp_path / "student").exists()
+    together(step)
+    assert checkpoint.read_manifest(tmp_path / "student").configurations.keys() == {"text", "vae"}
+    ((_, matrix),) = checkpoint.read(tmp_path / "student", "vae")
+    np.testing.assert_array_equal(matrix, np.full((2, 2), step, np.float32))

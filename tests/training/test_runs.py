@@ -82,7 +82,7 @@ class Runs:
 
 
 def numbers(model: ModelConfig, name: str) -> nnx.State:
-    """A network's parameters, of small random numbers: nothing is compiled for them."""
+    """A network's parameters, small random numbers: nothing is compiled for them."""
     rng = np.random.default_rng(0)
     shapes = nnx.state(nnx.eval_shape(lambda: random_network(model, name, "float32", 0)), nnx.Param)
     return jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes)
