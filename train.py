@@ -72,12 +72,13 @@ def open_stage(config: TrainConfig | PartConfig, where: Placement, data: TrainDa
 
 def main(argv: list[str]) -> None:
     values, config = flags.parse(define, argv, USAGE, training_config)
-    initialize()
-    keep_programs()
     if not values.workdir:
         raise flags.UsageError(f"--workdir is missing; {USAGE}")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    # Something that is imported has set it up already.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("livetalk_jax").setLevel(logging.INFO)
+    initialize()
+    keep_programs()
     where = placement_for(config, choose_devices(0))
     data = open_data(config, where)
     train(open_stage(config, where, data), data, Path(values.workdir))

@@ -169,6 +169,8 @@ def test_a_position_is_a_batch(clips):
     for a, b in zip(next(again), after, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(batches[0].frames, batches[1].frames)
+    with pytest.raises(ValueError, match=r"one among batches of 2 of \[3\] clips, seed 0; these are batches of 3 of \[3\] clips"):
+        feeds.videos(config.data.path, frames=5, batch=3, seed=0).set_state(state)
 
 
 def test_pictures_and_mouths_are_of_the_same_frames(clips):

@@ -33,9 +33,16 @@ class Drawn(Generic[Batch]):
     """
 
     def __init__(
-        self, make: Callable[[np.random.Generator], Batch], seed: int, process: int, negative_text: np.ndarray | None = None
+        self,
+        make: Callable[[np.random.Generator], Batch],
+        rows: "_Rows",
+        batch: int,
+        seed: int,
+        process: int,
+        negative_text: np.ndarray | None = None,
     ):
         self._make, self._seed, self._process = make, seed, process
+        self._identity = f"batches of {batch} of {rows.counts} clips, seed {seed}"
         self.negative_text = np.zeros((0, 0), np.float32) if negative_text is None else negative_text
         self._threads = ThreadPoolExecutor(THREADS)
         self._ahead: collections.deque[Future[Batch]] = collections.deque()
@@ -53,10 +60,18 @@ class Drawn(Generic[Batch]):
 
     def get_state(self) -> dict[str, Any]:
         """The position behind the last batch that was returned."""
-        return {"position": self._position}
+        return {"position": self._position, "identity": self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on from a position."""
+        """Go on from a position.
+
+        Raises:
+            ValueError: it is one of other clips, another seed or another batch size.
+        """
+        if state["identity"] != self._identity:
+            raise ValueError(
+                f"the position is one among {state['identity']}; these are {self._identity}: an exact resume needs the same"
+            )
         self._position = state["position"]
         self._ahead.clear()
 
@@ -65,6 +80,7 @@ class _Rows:
     """A row of many folders' rows: which folder, and which of its rows."""
 
     def __init__(self, counts: Sequence[int]):
+        self.counts = list(counts)
         self._ends = np.cumsum(counts)
 
     def draw(self, rng: np.random.Generator, rows: int) -> list[tuple[int, int]]:
@@ -93,7 +109,7 @@ def videos(path: str, *, frames: int, batch: int, seed: int, process: int = 0) -
             mouths.append(np.stack([clips.truth[name][number, part] for name in ("mouth_x", "mouth_y", "unit")], -1))
         return VideoBatch(np.stack(pictures), np.stack(mouths))
 
-    return Drawn(make, seed, process)
+    return Drawn(make, rows, batch, seed, process)
 
 
 def speech(path: str, stream: StreamConfig, *, batch: int, seed: int, process: int = 0) -> Drawn[SpeechBatch]:
@@ -112,7 +128,7 @@ def speech(path: str, stream: StreamConfig, *, batch: int, seed: int, process: i
             mouths.append(np.stack([clips.truth[name][number, part] for name in PARTS], -1))
         return SpeechBatch(np.stack(sounds), np.stack(mouths).astype(np.float32))
 
-    return Drawn(make, seed, process)
+    return Drawn(make, rows, batch, seed, process)
 
 
 def features(
@@ -158,4 +174,4 @@ def features(
             color=LabStatistics(row["color_mean"], row["color_deviation"]),
         )
 
-    return Drawn(make, seed, process, np.load(folders[0] / NEGATIVE).astype(np.float32))
+    return Drawn(make, rows, batch, seed, process, np.load(folders[0] / NEGATIVE).astype(np.float32))
