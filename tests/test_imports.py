@@ -37,7 +37,17 @@ ARROWS = {
     "stream.chunk": {*STREAM, "nn.stack"},  # training chooses how blocks run
     "stream.conditioning": {*STREAM, "nn.rotary"},  # its tables are a session's data
     # Never stream's host loop.
-    "training": {"stream.chunk", "stream.conditioning", "stream.color", "stream.networks", "nn", "kernels", "media", *STREAM}
+    "training": {
+        "stream.chunk",
+        "stream.conditioning",
+        "stream.color",
+        "stream.networks",
+        "nn",
+        "kernels",
+        "media",
+        "files",
+        *STREAM,
+    }
     - {"stream"},
     "data": {
         "config",
