@@ -10,7 +10,7 @@ from livetalk_jax.training.config import LoopConfig
 
 
 class Restored(NamedTuple):
-    """Iterations done, learners, `TrainData.get_state`, and the last loss."""
+    """Iterations done, learners, `TrainData.get_state`, and the loss that the checkpoint is judged by."""
 
     step: int
     state: Any

@@ -111,8 +111,9 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
             except DivergedError as error:
                 raise DivergedError(f"{error}; {checkpoints.latest}") from None
             if saving:
+                loss = progress.mean(stage.watched, loss)
                 with progress.pause():
-                    checkpoints.save(step, state, data.get_state(), progress.last(stage.watched, loss))
+                    checkpoints.save(step, state, data.get_state(), loss)
             if shown is not None and step % config.sample_every == 0:
                 with progress.pause():
                     show(stage, state, frozen, shown, workdir / "samples" / f"step_{step:06}", progress, step)

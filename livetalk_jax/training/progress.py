@@ -37,7 +37,7 @@ class Progress:
         self._writer = EventFileWriter(str(folder)) if jax.process_index() == 0 else None
         self._waiting: tuple[int, Metrics] | None = None
         self._seen: dict[str, list[float]] = {}
-        self._last: dict[str, float] = {}
+        self._since: dict[str, list[float]] = {}
         self._work = Work(0, 0.0)
         self._begun, self._paused = time.perf_counter(), 0.0
 
@@ -71,8 +71,8 @@ class Progress:
         if wrong := [f"{name} {value}" for name, value in numbers.items() if not math.isfinite(value)]:
             raise DivergedError(f"training went astray at step {step}: {', '.join(wrong)}")
         for name, value in numbers.items():
-            self._seen.setdefault(name, []).append(value)
-        self._last.update(numbers)
+            for kept in (self._seen, self._since):
+                kept.setdefault(name, []).append(value)
 
     def begin(self, step: int) -> None:
         """A run goes on behind iteration `step`: TensorBoard forgets what one that was killed wrote of later ones."""
@@ -80,9 +80,11 @@ class Progress:
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
-    def last(self, name: str, before: float) -> float:
-        """The last value of a number; `before` as long as there is none."""
-        return self._last.get(name, before)
+    def mean(self, name: str, before: float) -> float:
+        """A number's mean since this was last asked; `before` where there is none since."""
+        values = self._since.get(name)
+        self._since = {}
+        return sum(values) / len(values) if values else before
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
