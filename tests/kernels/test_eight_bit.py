@@ -84,6 +84,9 @@ def test_the_kernel_against_its_specification(queries, keys, length, static, apa
     np.testing.assert_array_equal(np.isneginf(lse), np.isneginf(expected_lse))
     if length == 0:
         np.testing.assert_array_equal(out, expected)
-    else:
-        assert error(out, expected) < (2e-2 if apart else 4e-2)
-        np.testing.assert_allclose(lse, expected_lse, atol=2e-3)
+        return
+    # Numerators are rounded when not all keys were seen yet, so kernel and specification are equally far off, not equal; and the
+    # tensor cores' sums of 8-bit products have about 14 bits.
+    exact = jax.jit(reference.attention)(*(x.astype(jnp.float32) for x in given), key_length=given_length)
+    assert error(out, exact) < 1.2 * error(expected, exact) + (2e-3 if apart else 2e-2)
+    np.testing.assert_allclose(lse, expected_lse, atol=2e-2)
