@@ -17,8 +17,9 @@ IMPLEMENTATIONS: dict[str, Callable] = {
 
 # Not exact (`eight_bit` says how far off), so never chosen by "auto".
 EIGHT_BIT: dict[str, Callable] = {"mosaic_fp8": mosaic_fp8.attention}
-# From how many keys on our kernel is ahead of cuDNN's on an H200 (docs/performance.md); not with 512.
-MANY_KEYS = 1024
+# From how many keys on ours is used: on an H200 it is ahead of cuDNN's with 10,530 and not with 512 (docs/performance.md). Above a
+# frame's tokens, so that 8 bits never decide which person a token belongs to.
+MANY_KEYS = 2048
 
 
 def _beside_cudnn(kernel: Callable) -> Callable:
