@@ -238,13 +238,13 @@ def test_the_teacher_with_two_persons(networks, small, tokenize):
         next(pipeline.start(PORTRAIT, masks=masks).speak(speech[:1]))
 
 
-def test_random_networks_hang_on_their_seed(small, networks):
+def test_random_networks_hang_on_their_seed(small):
     def leaves(made):
         return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(made.dit, nnx.Param))]
 
-    for ours, same, other in zip(
-        leaves(networks), *(leaves(random_networks(small.model, "float32", seed=seed)) for seed in (0, 1)), strict=True
-    ):
+    # All made here: the fixture's may have been made before this folder's settings of the compiler.
+    made = (leaves(random_networks(small.model, "float32", seed=seed)) for seed in (0, 0, 1))
+    for ours, same, other in zip(*made, strict=True):
         np.testing.assert_array_equal(ours, same)
         assert ours.std() == 0 or (ours != other).any()
 
