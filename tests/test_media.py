@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -410,8 +411,9 @@ def test_interrupted_writer_leaves_nothing(tmp_path, interruption, frames):
 
 def test_ctrl_c_in_a_process_leaves_nothing(tmp_path):
     script = f"""
-        import numpy as np, time
+        import numpy as np, signal, time
         from livetalk_jax.media import VideoWriter
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not heed it
         with VideoWriter({str(tmp_path / "a.mp4")!r}, 32, 32, fps=25) as writer:
             writer.write_frames(np.zeros((60, 32, 32, 3), np.uint8))
             print("ready", flush=True)
@@ -422,8 +424,8 @@ def test_ctrl_c_in_a_process_leaves_nothing(tmp_path):
     ) as process:
         assert process.stdout.readline() == b"ready\n"
         assert len(os.listdir(tmp_path)) == 1
-        process.send_signal(2)
-        assert process.wait(30) != 0
+        process.send_signal(signal.SIGINT)
+        assert process.wait(300) != 0
     assert os.listdir(tmp_path) == []
 
 
