@@ -12,13 +12,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test browser lint sharding-aot small-model memory clean
+.PHONY: demo test pytest browser lint sharding-aot small-model memory clean
 
 demo: $(VENV)/installed
 	@mkdir -p out
 	$(BIN)/livetalk generate --config tiny --image livetalk_jax/samples/portrait.png --audio livetalk_jax/samples/speech.flac --out out/demo.mp4
 
-test: lint
+test: $(VENV)/installed-test
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: $(VENV)/installed-test
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 browser:
