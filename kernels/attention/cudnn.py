@@ -68,4 +68,6 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
         out, lse = dot_product_attention(
             q, k, v, q_seqlen=every, kv_seqlen=lengths, scale=scale, mask_type=MaskType.PADDING, return_residual=True
         )
+        # Without a valid key cuDNN returns 0, and a part that is all padding would count where parts are merged.
+        lse = jnp.where(lengths[:, None, None] == 0, -jnp.inf, lse)
     return out, _forward_only(lse)

@@ -1,14 +1,16 @@
-"""`livetalk bench training`: how fast a stage trains, how much of the devices' arithmetic that is, and where the time goes.
+"""`livetalk bench training`: how fast training is, how much of the devices' arithmetic that is, and where the time goes.
 
-Batches are random numbers of the first bucket's size. Iterations are timed as training runs them, one waiting for the next only
-where it must; then each program by itself. Nothing is saved.
+Of a stage, or of a network that is trained alone. Batches are random numbers of the first bucket's size. Iterations are timed as
+training runs them, one waiting for the next only where it must; then each program by itself. Nothing is saved.
 """
 
 import datetime
 import functools
+import itertools
 import json
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,21 @@ from livetalk_jax.files import write_whole
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.shapes import Geometry
+from livetalk_jax.training.autoencoding import Autoencoding
 from livetalk_jax.training.batch import SyntheticData
-from livetalk_jax.training.config import AdaptationConfig, DistillationConfig, TrainConfig
+from livetalk_jax.training.config import (
+    AutoencoderConfig,
+    DistillationConfig,
+    PartConfig,
+    SpeechConfig,
+    TrainConfig,
+    training_config,
+)
+from livetalk_jax.training.listening import Listening
 from livetalk_jax.training.loop import Feed
-from livetalk_jax.training.stages import Frozen, Stage, State, Work, make_stage
-from livetalk_jax.training.state import placement_for
+from livetalk_jax.training.single import SingleNetwork
+from livetalk_jax.training.stages import Stage, State, Work, make_stage
+from livetalk_jax.training.state import Placement, placement_for
 from livetalk_jax.training.throughput import peak_flops
 
 USAGE = "usage: livetalk bench training --config stage1_1b3 [--devices 1] [--steps 10] [--out FILE.json]"
@@ -39,7 +51,19 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
 
-def iterations(stage: Stage, state: State, frozen: Frozen, feed: Feed, first: int, count: int) -> tuple[State, Work, float]:
+def opened(config: TrainConfig | PartConfig, where: Placement) -> tuple[Stage | SingleNetwork, Iterator[Any]]:
+    """What is trained, and its random batches."""
+    if isinstance(config, PartConfig):
+        parts: dict[type, Any] = {AutoencoderConfig: Autoencoding, SpeechConfig: Listening}
+        part = parts[type(config)](config, where)
+        return part, itertools.repeat(part.synthetic_batch())
+    stream = config.stream
+    geometry = Geometry(*stream.buckets[0], stream.frames, stream.motion_frames)
+    data = SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
+    return make_stage(config, where, data.negative_text), data
+
+
+def iterations(stage: Any, state: State, frozen: Any, feed: Feed, first: int, count: int) -> tuple[State, Work, float]:
     """The state after `count` iterations, what they were worth, and their seconds."""
     jax.block_until_ready(state)
     begin, tokens, flops = time.perf_counter(), 0, 0.0
@@ -50,7 +74,7 @@ def iterations(stage: Stage, state: State, frozen: Frozen, feed: Feed, first: in
     return state, Work(tokens, flops), time.perf_counter() - begin
 
 
-def program_seconds(stage: Stage, state: State, frozen: Frozen, batch: Any, repeats: int) -> dict[str, float]:
+def program_seconds(stage: Any, state: State, frozen: Any, batch: Any, repeats: int) -> dict[str, float]:
     """Median seconds of every program of an iteration."""
 
     def zeros(x):
@@ -67,13 +91,12 @@ def program_seconds(stage: Stage, state: State, frozen: Frozen, batch: Any, repe
     return {name: median_seconds(functools.partial(run, name), repeats) for name in stage.programs(state, frozen, batch)}
 
 
-def measure(config: AdaptationConfig | DistillationConfig, devices: list[jax.Device], steps: int, repeats: int) -> dict[str, Any]:
+def measure(config: TrainConfig | PartConfig, devices: list[jax.Device], steps: int, repeats: int) -> dict[str, Any]:
     """The results, by name."""
-    where, stream = placement_for(config, devices), config.stream
-    geometry = Geometry(*stream.buckets[0], stream.frames, stream.motion_frames)
-    data = SyntheticData(config.model, [geometry], batch=config.data.batch, chunks=config.data.chunks, seed=0)
-    stage = make_stage(config, where, data.negative_text)
+    where = placement_for(config, devices)
+    stage, data = opened(config, where)
     feed, state, frozen = Feed(data, where), stage.start(), stage.frozen()
+    alone = isinstance(stage, SingleNetwork)
 
     # A student's update comes once in so many iterations: all programs are compiled in one round.
     together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
@@ -85,14 +108,14 @@ def measure(config: AdaptationConfig | DistillationConfig, devices: list[jax.Dev
     memory = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
     return {
         "plan": where.plan.name,
-        "attention": stage.attention,
+        "attention": None if alone else stage.attention,
         "rows": config.data.batch,
-        "parameters": sum(x.size for x in jax.tree.leaves(stage.dit.shapes)),
+        "parameters": sum(x.size for x in jax.tree.leaves((stage.template if alone else stage.dit).shapes)),
         "steps": steps,
         "seconds a step": seconds / steps,
-        "tokens a second": work.tokens / seconds,
-        "model TFLOP/s a device": work.flops / seconds / len(devices) / 1e12,
-        "model FLOP utilisation": peak and work.flops / seconds / len(devices) / peak,
+        "frames a second" if alone else "tokens a second": work.tokens / seconds,
+        "model TFLOP/s a device": None if alone else work.flops / seconds / len(devices) / 1e12,
+        "model FLOP utilisation": None if alone else peak and work.flops / seconds / len(devices) / peak,
         "peak GiB a device": max(memory) / 2**30 if memory else None,
         "seconds to compile and run the first round": compiled,
         "seconds of each program": program_seconds(stage, state, frozen, next(feed), repeats),
@@ -100,7 +123,7 @@ def measure(config: AdaptationConfig | DistillationConfig, devices: list[jax.Dev
 
 
 def main(argv: list[str]) -> None:
-    values, config = flags.parse(define, argv, USAGE, TrainConfig.from_config_dict)
+    values, config = flags.parse(define, argv, USAGE, training_config)
     initialize()
     out = None if values.out is None else Path(values.out)
     if out is not None and not out.parent.is_dir():
@@ -114,7 +137,7 @@ def main(argv: list[str]) -> None:
         "stage": config.stage,
         "size": "{1}x{0}".format(*config.stream.buckets[0]),
         "dtype": config.runtime.dtype,
-        "remat": config.execution.remat,
+        "remat": config.execution.remat if isinstance(config, TrainConfig) else None,
         **measure(config, devices, values.steps, values.repeats),
     }
     parts = record["seconds of each program"]

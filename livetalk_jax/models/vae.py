@@ -31,8 +31,10 @@ class ChannelNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         wide = x.astype(jnp.float32)
         norm = jnp.sqrt(jnp.sum(jnp.square(wide), -1, keepdims=True))
-        # Kept apart, or XLA makes the norm a kernel that the padding behind it cannot join: 20 of 92 GB that a decode at 720×416 moves.
-        factor = jax.lax.optimization_barrier(x.shape[-1] ** 0.5 / jnp.maximum(norm, 1e-12))
+        factor = x.shape[-1] ** 0.5 / jnp.maximum(norm, 1e-12)
+        # Kept apart on a GPU, or XLA makes the norm a kernel that the padding behind it cannot join: 20 of 92 GB that a decode at
+        # 720×416 moves. On a CPU it would cost a pass.
+        factor = jax.lax.platform_dependent(factor, cpu=lambda x: x, default=jax.lax.optimization_barrier)
         return (wide * factor * self.scale[...].astype(jnp.float32)).astype(x.dtype)
 
 

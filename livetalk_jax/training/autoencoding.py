@@ -121,6 +121,12 @@ class Autoencoding(SingleNetwork):
     def frames_of(self, batch: VideoBatch) -> int:
         return batch.frames.shape[0] * batch.frames.shape[1]
 
+    def synthetic_batch(self) -> VideoBatch:
+        rng, rows, (height, width) = np.random.default_rng(0), self.config.data.batch, self.config.stream.buckets[0]
+        size = (rows, self.config.autoencoding.frames, height, width, 3)
+        mouth = np.array([width / 2, height / 2, width / 4], np.float32)
+        return VideoBatch(rng.integers(0, 256, size, np.uint8), np.broadcast_to(mouth, (*size[:2], 3)))
+
     def loss(self, weights: Weights, batch: VideoBatch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         config, dtype = self.config.autoencoding, self.config.runtime.dtype
         vae, video = self.build(weights, dtype), pixels(batch.frames, dtype)

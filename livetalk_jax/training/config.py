@@ -112,6 +112,8 @@ class FlowMatchingConfig:
       "temporal loss" and a "face loss" and defines neither; 0 leaves it out.
     - `movement_weight`: share of the loss that places get by how much the clip's latents change there, in place of a face loss: in a
       talking head that is the mouth before all. 0 weighs all places alike.
+    - `handed_over`: how often a step's motion latents have gone through the handover between chunks, decoded, colour-matched and
+      encoded again, once to `handovers` times: what a stream is given, where the VAE loses something each time. 0 leaves it out.
     """
 
     timestep_shift: float
@@ -122,6 +124,8 @@ class FlowMatchingConfig:
     cold_start_latent: Literal["first_frame", "portrait"]
     temporal_weight: float
     movement_weight: float
+    handed_over: float
+    handovers: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from livetalk_jax.models.wav2vec2 import Wav2Vec2, normalize_waveform
 from livetalk_jax.training.config import ListeningConfig, SpeechConfig
@@ -89,6 +90,11 @@ class Listening(SingleNetwork):
 
     def frames_of(self, batch: SpeechBatch) -> int:
         return batch.mouth.shape[0] * batch.mouth.shape[1]
+
+    def synthetic_batch(self) -> SpeechBatch:
+        rng, rows, stream = np.random.default_rng(0), self.config.data.batch, self.config.stream
+        waveform = rng.standard_normal((rows, stream.audio_context_seconds * stream.sample_rate), np.float32)
+        return SpeechBatch(waveform, rng.random((rows, stream.frames, len(PARTS)), np.float32))
 
     def additional(self) -> Weights:
         sizes = self.config.model.audio

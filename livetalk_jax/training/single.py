@@ -11,7 +11,7 @@ from flax import nnx
 
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
 from livetalk_jax.training.config import PartConfig
-from livetalk_jax.training.stages import Metrics, State, When, Work
+from livetalk_jax.training.stages import NOW, Metrics, Program, State, When, Work
 from livetalk_jax.training.state import Learner, Placement, Template, Weights, learn, new_learner, starting_weights
 
 Loss = Callable[[Weights], tuple[jax.Array, Metrics]]
@@ -42,6 +42,10 @@ class SingleNetwork:
 
     def frames_of(self, batch: Any) -> int:
         """How many frames a batch has, for the rate that is told."""
+        raise NotImplementedError
+
+    def synthetic_batch(self) -> Any:
+        """Random numbers in the shape of a batch, for benchmarks."""
         raise NotImplementedError
 
     def sample_video(self, state: State, frozen: Any, batch: Any) -> np.ndarray:
@@ -84,6 +88,10 @@ class SingleNetwork:
         (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
         metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
         return learn(learner, gradients, self.config.optimizer), metrics
+
+    def programs(self, state: State, frozen: Any, batch: Any) -> dict[str, Program]:
+        """What `step` runs, by name."""
+        return {"update": Program(self._update, (state[self.name], batch, NOW), self.name)}
 
     def step(self, state: State, frozen: Any, step: int, feed: Iterator[Any]) -> tuple[State, Metrics, Work]:
         learner, frames, every = state[self.name], 0, []

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from livetalk_jax.diffusion.sampler import Motion, noise_draws
+from livetalk_jax.diffusion.sampler import Motion, noise_draws, with_motion
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.dit import token_grid
 from livetalk_jax.nn.stack import Execution
@@ -61,7 +61,7 @@ class When(NamedTuple):
     batch: np.uint32
 
 
-_NOW = When(np.uint32(0), np.uint32(0))
+NOW = When(np.uint32(0), np.uint32(0))
 
 
 class Work(NamedTuple):
@@ -261,6 +261,9 @@ class Adaptation(Stage):
         config = self.config.flow_matching
         latents = batch.chunk_latents[:, 0]
         example = flow_matching.draw_example(self.key(when), latents, batch.portrait_latent, self.motion_latents, config)
+        if config.handed_over:
+            motion = self.handed_over(frozen, batch, example.motion, jax.random.fold_in(self.key(when), 1))
+            example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
         text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
         given = given_of(batch, 0)._replace(text=text, windows=windows)
 
@@ -272,6 +275,23 @@ class Adaptation(Stage):
 
         return self.update(learner, "student", loss)
 
+    def handed_over(self, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
+        """The motion as a stream has it after some chunks, how many is drawn for all rows alike; a stream's first stays as it is."""
+        config, stream = self.config.flow_matching, self.config.stream
+        whether, how_often = jax.random.split(key)
+        times = jax.random.randint(how_often, (), 1, config.handovers + 1)
+
+        def again(_, latents: jax.Array) -> jax.Array:
+            now = Motion(latents, motion.known)
+            return self.runner.next_motion(
+                frozen.vae, latents, batch.color, now, motion_frames=stream.motion_frames, color_strength=stream.color_strength
+            ).latents
+
+        times = jnp.where(jax.random.bernoulli(whether, config.handed_over), times, 0)
+        latents = jax.lax.fori_loop(0, times, again, motion.latents.astype(self.config.runtime.dtype))
+        warm = flow_matching.per_row(motion.known == self.motion_latents)
+        return Motion(jnp.where(warm, latents.astype(motion.latents.dtype), motion.latents), motion.known)
+
     def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
         learner, metrics, work = state["student"], [], Work(0, 0.0)
         for part in range(self.config.student.accumulate):
@@ -282,7 +302,7 @@ class Adaptation(Stage):
         return {"student": learner}, _mean(metrics), work
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
-        return {"update": Program(self._update, (state["student"], frozen, batch, _NOW), "student")}
+        return {"update": Program(self._update, (state["student"], frozen, batch, NOW), "student")}
 
 
 class Distillation(Stage):
@@ -389,9 +409,9 @@ class Distillation(Stage):
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
         student, fake, rows = state["student"], state["fake_score"], self.placement.rows
-        motion = self.placement.place(jax.eval_shape(self.begin, batch, _NOW), rows)
+        motion = self.placement.place(jax.eval_shape(self.begin, batch, NOW), rows)
         x = jax.ShapeDtypeStruct(batch.reference_latents.shape, jnp.float32, sharding=rows)
-        chunk = (frozen, batch, Turn(_NOW, np.uint32(0), np.int32(self.config.sampler.steps - 1)), motion)
+        chunk = (frozen, batch, Turn(NOW, np.uint32(0), np.int32(self.config.sampler.steps - 1)), motion)
         return {
             "chunk handed on": Program(self._advance, (student.weights, *chunk)),
             "last chunk": Program(self._enter, (student.weights, *chunk)),

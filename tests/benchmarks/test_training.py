@@ -27,6 +27,17 @@ def test_a_stage_is_timed(stage, tmp_path, capsys):
     assert "seconds a step" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["vae_tiny", "audio_tiny"])
+def test_a_network_alone_is_timed(name, tmp_path):
+    out, size = tmp_path / "training.json", "--config.stream.buckets=((32, 32),)"
+    arguments = [f"--config={name}", size, "--config.data.batch=1", "--steps=1", "--repeats=1", f"--out={out}"]
+    training.main(["livetalk bench training", *arguments])
+    record = json.loads(out.read_text())
+    assert record["seconds of each program"]["update"] > 0
+    assert record["frames a second"] * record["seconds a step"] == pytest.approx(33)
+    assert record["parameters"] == {"vae_tiny": 1_889_003, "audio_tiny": 458_384}[name]
+
+
 def test_bad_input(tmp_path):
     arguments = [f"--config={sizes.__file__}:stage1", f"--out={tmp_path / 'no' / 'file.json'}"]
     with pytest.raises(flags.UsageError, match=r"the folder .* does not exist"):

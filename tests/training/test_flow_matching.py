@@ -14,7 +14,7 @@ SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
     temporal_weight=0.0,
-    movement_weight=0.0,
+    movement_weight=0.0, handed_over=0.0, handovers=1,
 )  # fmt: skip
 
 
