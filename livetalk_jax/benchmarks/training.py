@@ -27,6 +27,7 @@ from livetalk_jax.shapes import Geometry
 from livetalk_jax.training.autoencoding import Autoencoding
 from livetalk_jax.training.batch import SyntheticData
 from livetalk_jax.training.config import (
+    AdaptationConfig,
     AutoencoderConfig,
     DistillationConfig,
     PartConfig,
@@ -43,6 +44,8 @@ from livetalk_jax.training.throughput import peak_flops
 
 USAGE = "usage: livetalk bench training --config stage1_1b3 [--devices 1] [--steps 10] [--out FILE.json]"
 
+Kind = AdaptationConfig | DistillationConfig | PartConfig
+
 
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", 1, "How many to train on.", lower_bound=1, flag_values=values)
@@ -51,7 +54,7 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
 
-def opened(config: TrainConfig | PartConfig, where: Placement) -> tuple[Stage | SingleNetwork, Iterator[Any]]:
+def opened(config: Kind, where: Placement) -> tuple[Stage | SingleNetwork, Iterator[Any]]:
     """What is trained, and its random batches."""
     if isinstance(config, PartConfig):
         parts: dict[type, Any] = {AutoencoderConfig: Autoencoding, SpeechConfig: Listening}
@@ -91,12 +94,13 @@ def program_seconds(stage: Any, state: State, frozen: Any, batch: Any, repeats: 
     return {name: median_seconds(functools.partial(run, name), repeats) for name in stage.programs(state, frozen, batch)}
 
 
-def measure(config: TrainConfig | PartConfig, devices: list[jax.Device], steps: int, repeats: int) -> dict[str, Any]:
+def measure(config: Kind, devices: list[jax.Device], steps: int, repeats: int) -> dict[str, Any]:
     """The results, by name."""
     where = placement_for(config, devices)
     stage, data = opened(config, where)
     feed, state, frozen = Feed(data, where), stage.start(), stage.frozen()
     alone = isinstance(stage, SingleNetwork)
+    trained = stage.template if isinstance(stage, SingleNetwork) else stage.dit
 
     # A student's update comes once in so many iterations: all programs are compiled in one round.
     together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
@@ -108,9 +112,9 @@ def measure(config: TrainConfig | PartConfig, devices: list[jax.Device], steps: 
     memory = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
     return {
         "plan": where.plan.name,
-        "attention": None if alone else stage.attention,
+        "attention": None if isinstance(stage, SingleNetwork) else stage.attention,
         "rows": config.data.batch,
-        "parameters": sum(x.size for x in jax.tree.leaves((stage.template if alone else stage.dit).shapes)),
+        "parameters": sum(x.size for x in jax.tree.leaves(trained.shapes)),
         "steps": steps,
         "seconds a step": seconds / steps,
         "frames a second" if alone else "tokens a second": work.tokens / seconds,

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Feed(Iterator[TrainBatch]):
     """Batches of all processes as global arrays, rows spread over the mesh."""
 
-    def __init__(self, data: Iterator[Any], placement: Placement):
+    def __init__(self, data: TrainData | Iterator[Any], placement: Placement):
         self._data, self._rows = data, placement.rows
 
     def __next__(self) -> TrainBatch:
