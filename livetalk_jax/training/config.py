@@ -281,7 +281,7 @@ class SpeechConfig(PartConfig):
     listening: ListeningConfig
 
 
-def training_config(config: ConfigDict) -> TrainConfig | PartConfig:
+def training_config(config: ConfigDict) -> AdaptationConfig | DistillationConfig | PartConfig:
     """The dataclasses of the kind of training that `config.stage` names; errors as of `TrainConfig.from_config_dict`."""
     stages = {"adaptation": AdaptationConfig, "distillation": DistillationConfig}
     return _of_stage(config, {"autoencoder": AutoencoderConfig, "speech": SpeechConfig, **stages})
