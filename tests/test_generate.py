@@ -181,6 +181,25 @@ def test_livetalk(monkeypatch, capfd, line, code, part):
     assert part in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [("tensorboard.compat", "train"), ("array_record.python", "train"), ("uvicorn", "serve"), ("torch", "convert")],
+)
+def test_what_an_extra_brings_is_told(monkeypatch, capsys, module, extra):
+    def absent(name):
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(cli.importlib, "import_module", absent)
+    monkeypatch.setattr(sys, "argv", ["livetalk", "convert"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 2
+    assert f"is not installed; pip install 'livetalk-jax[{extra}]' brings it" in capsys.readouterr().err
+    module = "nowhere"
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        cli.main()
+
+
 # Whole runs
 
 
