@@ -12,7 +12,7 @@ set -eu
 W=${1:?give a folder}; shift
 WORDS=${*:-draw vae audio encode stage1 stage2 check pack}
 : "${PARTS:=8}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
-: "${VAE_MINUTES:=5}" "${AUDIO_MINUTES:=1.3}" "${STAGE1_MINUTES:=7}" "${STAGE2_MINUTES:=6.3}"
+: "${VAE_MINUTES:=7}" "${AUDIO_MINUTES:=1.3}" "${STAGE1_MINUTES:=8}" "${STAGE2_MINUTES:=6.3}"
 mkdir -p "$W/clips" "$W/features"
 last=$((PARTS - 1))
 livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }
