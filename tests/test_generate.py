@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import wave
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from livetalk_jax import checkpoint, cli, flags, generate, media
 from livetalk_jax.config import ModelConfig, RunConfig
 from livetalk_jax.configs import tiny
 from livetalk_jax.stream.networks import random_networks
+from tests.sounds import RATE, write_wav
 
 # The tiny configuration made smaller, as a user would: what is compiled is what costs.
 SMALL = [
@@ -29,16 +29,6 @@ SMALL = [
     "--config.stream.buckets=((32, 48), (48, 48))",
     "--config.stream.frames=13",
 ]
-RATE = 16_000
-
-
-def write_wav(path, samples):
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
-    return path
 
 
 @pytest.fixture(scope="module")

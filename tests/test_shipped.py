@@ -1,12 +1,11 @@
 """The model in the box: what a clone makes of the shipped portrait and speech."""
 
-import wave
-
 import numpy as np
 import pytest
 
 from livetalk_jax import generate, media
 from livetalk_jax.checkpoint import SHIPPED
+from tests.sounds import RATE, write_wav
 
 SECONDS, SIZE = 3.3, 128  # three chunks
 CORNERS = (slice(0, 24), slice(0, 24)), (slice(0, 24), slice(104, 128))
@@ -17,12 +16,8 @@ CHEEKS, MOUTH = (slice(68, 80), slice(48, 78)), (slice(84, 100), slice(52, 76))
 def shown(tmp_path_factory):
     """The portrait as the stream sees it, and the frames, as numbers from 0 to 255."""
     folder = tmp_path_factory.mktemp("shipped")
-    speech = media.load_audio(media.SAMPLES / "speech.flac", 16_000)[: round(SECONDS * 16_000)]
-    with wave.open(str(folder / "speech.wav"), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((speech * 32_767).astype("<i2").tobytes())
+    speech = media.load_audio(media.SAMPLES / "speech.flac", RATE)[: round(SECONDS * RATE)]
+    write_wav(folder / "speech.wav", speech)
     given = (f"--image={media.SAMPLES / 'portrait.png'}", f"--audio={folder / 'speech.wav'}", f"--out={folder / 'talk.mp4'}")
     generate.main(["livetalk generate", *given])
     portrait = media.prepare_portrait(media.load_image(media.SAMPLES / "portrait.png"), SIZE, SIZE)

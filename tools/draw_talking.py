@@ -9,22 +9,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from livetalk_jax.media import load_audio, read_video
+from livetalk_jax.media import Sound, read_video
 
-RATE = 16_000
 SECONDS, FRAMES = 4.0, 10  # of the strip
 SCALE, WAVE = 2, 48  # of the animation; height of the waveform, pixels
 INK, PAPER = (40, 62, 80), (255, 255, 255)
 
 
-def strip(frames: np.ndarray, speech: np.ndarray, fps: float) -> Image.Image:
+def strip(frames: np.ndarray, sound: Sound, fps: float) -> Image.Image:
     """`FRAMES` frames of the first `SECONDS`, each above the middle of its stretch of the waveform."""
     _, height, width, _ = frames.shape
     sheet = Image.new("RGB", (FRAMES * width, height + WAVE), PAPER)
     part = SECONDS / FRAMES
     for number in range(FRAMES):
         sheet.paste(Image.fromarray(frames[round((number + 0.5) * part * fps)]), (number * width, 0))
-    heard = np.abs(speech[: round(SECONDS * RATE)])
+    heard = np.abs(sound.samples[: round(SECONDS * sound.sample_rate)])
     columns = np.array([piece.max(initial=0.0) for piece in np.array_split(heard, sheet.width)])
     draw = ImageDraw.Draw(sheet)
     for x, level in enumerate(columns / max(columns.max(), 1e-6) * (WAVE / 2 - 2)):
@@ -32,9 +31,11 @@ def strip(frames: np.ndarray, speech: np.ndarray, fps: float) -> Image.Image:
     return sheet
 
 
-def main(video: str, folder: str) -> None:
-    frames, fps = (found := read_video(video)).frames, found.fps
-    strip(frames, load_audio(video, RATE), fps).save(Path(folder) / "talking_strip.png", optimize=True)
+def main(path: str, folder: str) -> None:
+    frames, fps, sound = read_video(path)
+    if sound is None:
+        sys.exit(f"{path} has no sound; give a video that somebody speaks in")
+    strip(frames, sound, fps).save(Path(folder) / "talking_strip.png", optimize=True)
     moving = [
         Image.fromarray(frame).resize((SCALE * frame.shape[1], SCALE * frame.shape[0]), Image.Resampling.LANCZOS)
         for frame in frames
@@ -45,4 +46,6 @@ def main(video: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python tools/draw_talking.py VIDEO FOLDER")
     main(*sys.argv[1:])

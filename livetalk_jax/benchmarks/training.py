@@ -100,7 +100,7 @@ def measure(config: Kind, devices: list[jax.Device], steps: int, repeats: int) -
     stage, data = opened(config, where)
     feed, state, frozen = Feed(data, where), stage.start(), stage.frozen()
     alone = isinstance(stage, SingleNetwork)
-    trained = stage.template if isinstance(stage, SingleNetwork) else stage.dit
+    network, attention = (stage.template, None) if isinstance(stage, SingleNetwork) else (stage.dit, stage.attention)
 
     # A student's update comes once in so many iterations: all programs are compiled in one round.
     together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
@@ -112,9 +112,9 @@ def measure(config: Kind, devices: list[jax.Device], steps: int, repeats: int) -
     memory = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
     return {
         "plan": where.plan.name,
-        "attention": None if isinstance(stage, SingleNetwork) else stage.attention,
+        "attention": attention,
         "rows": config.data.batch,
-        "parameters": sum(x.size for x in jax.tree.leaves(trained.shapes)),
+        "parameters": sum(x.size for x in jax.tree.leaves(network.shapes)),
         "steps": steps,
         "seconds a step": seconds / steps,
         "frames a second" if alone else "tokens a second": work.tokens / seconds,
