@@ -17,8 +17,8 @@ def get_config() -> ConfigDict:
     config.loop.update(steps=12_000, save_every=2000, sample_every=2000)
     config.optimizer = dict(
         learning_rate=2e-3, warmup_steps=200, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
-        ema_decay=0.998,
+        ema_decay=0.999,
     )  # fmt: skip
     # As many as a chunk has: trained on 17, colours were wrong from the twentieth frame on.
-    config.autoencoding = dict(frames=config.stream.frames, mouth_weight=4.0, edge_weight=1.0, kl_weight=3e-4)
+    config.autoencoding = dict(frames=config.stream.frames, mouth_weight=10.0, edge_weight=1.0, kl_weight=3e-4)
     return config

@@ -6,6 +6,8 @@ evaluation with the same numbers, and `decode_first` and `decode_next` give the 
 Videos are [B, F, Y, X, 3] in [-1, 1], latents [B, T, H, W, z_dim], normalised by the published mean and deviation.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,6 +17,8 @@ from livetalk_jax.nn.conv import CausalConv3d, Conv2d, Conv3d, Past
 from livetalk_jax.nn.layers import Linear
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 from livetalk_jax.shapes import VAE_STRIDE, latent_frames
+
+SCORES = 1 << 24  # that the middle attention holds at a time, but for a single frame with more
 
 Cache = tuple[jax.Array, ...]
 """State of a streaming decode: for each causal convolution of the decoder, in the order in which they run, its last two input
@@ -70,11 +74,13 @@ class FrameAttention(nnx.Module):
         query, key_value = qkv[..., :dim], parallel.gather_spatial(qkv[..., dim:])
 
         def attend(frame):
-            # Frame by frame: the scores of one are 4680 × 4680 numbers at 720×416. A head this wide has no fused kernel.
+            # A head this wide has no fused kernel.
             q, k, v = (part.reshape(1, -1, 1, dim) for part in (frame[0], frame[1][..., :dim], frame[1][..., dim:]))
             return jax.nn.dot_product_attention(q, k, v, implementation="xla")
 
-        return x + self.proj(jax.lax.map(attend, (query, key_value)).reshape(x.shape))
+        # Frame by frame where pictures are large: the scores of one are 4680 × 4680 numbers at 720×416. Small ones all at once.
+        at_once = max(1, SCORES // (math.prod(query.shape[1:3]) * math.prod(key_value.shape[1:3])))
+        return x + self.proj(jax.lax.map(attend, (query, key_value), batch_size=at_once).reshape(x.shape))
 
 
 class Downsample(nnx.Module):
