@@ -18,14 +18,16 @@ from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.mesh import choose_devices
 from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
-from livetalk_jax.training.autoencoding import Autoencoding
-from livetalk_jax.training.batch import SyntheticData, TrainData
-from livetalk_jax.training.config import AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
-from livetalk_jax.training.listening import Listening
-from livetalk_jax.training.loop import train
-from livetalk_jax.training.single import SingleNetwork
-from livetalk_jax.training.stages import Stage, make_stage
-from livetalk_jax.training.state import Placement, placement_for
+
+with flags.failures("train.py"):  # the extra "train" may be missing
+    from livetalk_jax.training.autoencoding import Autoencoding
+    from livetalk_jax.training.batch import SyntheticData, TrainData
+    from livetalk_jax.training.config import AutoencoderConfig, PartConfig, SpeechConfig, TrainConfig, training_config
+    from livetalk_jax.training.listening import Listening
+    from livetalk_jax.training.loop import train
+    from livetalk_jax.training.single import SingleNetwork
+    from livetalk_jax.training.stages import Stage, make_stage
+    from livetalk_jax.training.state import Placement, placement_for
 
 USAGE = "usage: python train.py --config stage1_tiny --workdir DIR [--config.KEY=VALUE …]"
 

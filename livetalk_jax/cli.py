@@ -1,8 +1,6 @@
 """The command `livetalk`: one word says what to do, each word's module does it."""
 
 import importlib
-import importlib.metadata
-import re
 import sys
 
 from livetalk_jax import flags
@@ -29,16 +27,6 @@ COMMANDS = {
 }
 
 
-def missing(error: ModuleNotFoundError) -> str:
-    """What to install for a module that is not there; raises `error` again where no extra of this package brings it."""
-    package = (error.name or "").partition(".")[0].replace("_", "-")
-    for requirement in importlib.metadata.requires("livetalk-jax") or ():
-        found = re.match(r"([\w-]+).*; extra == [\"'](\w+)[\"']", requirement)
-        if found and found[1] == package:
-            return f"{package} is not installed; pip install 'livetalk-jax[{found[2]}]' brings it"
-    raise error
-
-
 def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -50,12 +38,9 @@ def main() -> None:
     for count in (1, 2):
         words = " ".join(arguments[:count])
         if words in COMMANDS:
-            try:
-                module = importlib.import_module(COMMANDS[words][0])
-            except ModuleNotFoundError as error:
-                print(f"livetalk {words}: {missing(error)}", file=sys.stderr)
-                sys.exit(2)
-            flags.run(module.main, [f"livetalk {words}", *arguments[count:]])
+            command = f"livetalk {words}"
+            with flags.failures(command):
+                importlib.import_module(COMMANDS[words][0]).main([command, *arguments[count:]])
             return
     print(f"livetalk: there is no command {' '.join(arguments[:2])!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
     sys.exit(2)

@@ -6,8 +6,11 @@
 --config.sampler.steps=2            any key of it; an unknown key is an error
 """
 
+import contextlib
+import importlib.metadata
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar, overload
@@ -105,14 +108,33 @@ def _with_config_path(arguments: list[str]) -> list[str]:
     return result
 
 
-def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
-    """Run a command; what the user can mend ends as one line on standard error and exit code 2."""
+@contextlib.contextmanager
+def failures(command: str) -> Iterator[None]:
+    """What the user can mend ends as one line on standard error and exit code 2: wrong input, and an extra that is not installed."""
     try:
-        main(argv)
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(_fail(f"{command}: {_missing(error)}"))
     except (UsageError, ValueError, OSError) as error:
-        sys.exit(_fail(f"{argv[0]}: {' '.join(str(error).split())}"))
+        sys.exit(_fail(f"{command}: {' '.join(str(error).split())}"))
     except KeyboardInterrupt:
-        sys.exit(_fail(f"{argv[0]}: interrupted", 130))
+        sys.exit(_fail(f"{command}: interrupted", 130))
+
+
+def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
+    """Run a command, its failures told in one line."""
+    with failures(argv[0]):
+        main(argv)
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What to install for a module that is not there; raises `error` again where no extra of this package brings it."""
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    for requirement in importlib.metadata.requires("livetalk-jax") or ():
+        found = re.match(r"([\w-]+).*; extra == [\"'](\w+)[\"']", requirement)
+        if found and found[1] == package:
+            return f"{package} is not installed; pip install 'livetalk-jax[{found[2]}]' brings it"
+    raise error
 
 
 def _fail(line: str, code: int = 2) -> int:

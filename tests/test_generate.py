@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +189,27 @@ def test_what_an_extra_brings_is_told(monkeypatch, capsys, module, extra):
     module = "nowhere"
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         cli.main()
+
+
+@pytest.mark.parametrize(("script", "package"), [("train", "tensorboard"), ("serve", "fastapi")])
+def test_scripts_tell_their_extra(script, package):
+    """Before they read a flag."""
+    program = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_path('{script}.py', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == f"{script}.py: {package} is not installed; pip install 'livetalk-jax[{script}]' brings it\n"
+
+
+def test_an_extra_missing_on_the_way(capsys):
+    """train.py imports what reads a data set when it is given one."""
+
+    def main(argv):
+        raise ModuleNotFoundError("No module named 'grain'", name="grain")
+
+    with pytest.raises(SystemExit) as left:
+        flags.run(main, ["train.py"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "train.py: grain is not installed; pip install 'livetalk-jax[train]' brings it\n"
 
 
 # Whole runs
