@@ -1,5 +1,6 @@
 """One small stage of each kind, compiled once for all tests of this folder."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import Adaptation, Distillation, Frozen, Stage, State
 from livetalk_jax.training.state import Placement
 from tests.training import sizes
+from tests.training.teacher import write_teacher
 
 
 def one_device() -> Placement:
@@ -33,18 +35,24 @@ class Run(NamedTuple):
     batch: TrainBatch
 
 
-def begin(name: str) -> Run:
-    config = TrainConfig.from_config_dict(sizes.get_config(name))
+def begin(name: str, teacher: str) -> Run:
+    config = dataclasses.replace(TrainConfig.from_config_dict(sizes.get_config(name)), checkpoint=teacher)
     data = synthetic(config)
     stage = {"stage1": Adaptation, "stage2": Distillation}[name](config, one_device(), data.negative_text)
     return Run(stage, stage.start(), stage.frozen(), next(Feed(data, stage.placement)))
 
 
 @pytest.fixture(scope="session")
-def stage1() -> Run:
-    return begin("stage1")
+def teacher(tmp_path_factory) -> str:
+    model = TrainConfig.from_config_dict(sizes.get_config("stage1")).model
+    return write_teacher(tmp_path_factory.mktemp("teacher") / "networks", model, ("dit", "vae"))
 
 
 @pytest.fixture(scope="session")
-def stage2() -> Run:
-    return begin("stage2")
+def stage1(teacher) -> Run:
+    return begin("stage1", teacher)
+
+
+@pytest.fixture(scope="session")
+def stage2(teacher) -> Run:
+    return begin("stage2", teacher)

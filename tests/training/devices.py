@@ -1,6 +1,10 @@
-"""Run by test_devices.py with eight devices: one iteration of both stages on one of them and on all, as JSON."""
+"""Run by test_devices.py with eight devices: one iteration of both stages on one of them and on all, as JSON.
+
+It takes a folder of networks (`write_teacher`) to start from.
+"""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -22,8 +26,9 @@ FSDP, COPIES, SEQUENCE = (
 RUNS = {"stage1": (FSDP, COPIES), "stage2": (SEQUENCE,)}
 
 
-def make(name: str, plan: Plan) -> Stage:
+def make(name: str, plan: Plan, teacher: str) -> Stage:
     config = sizes.get_config(name)
+    config.checkpoint = teacher
     config.data.batch = 8
     config.stream.buckets = (SIZE,)
     config.execution.update(scan=True, remat="full")
@@ -56,15 +61,15 @@ def one_iteration(stage: Stage, state: State, frozen: Frozen) -> dict[str, np.nd
     return results
 
 
-def main() -> None:
+def main(teacher: str) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     report = {}
     for name, plans in RUNS.items():
-        alone = make(name, Plan())
+        alone = make(name, Plan(), teacher)
         state, frozen = jax.tree.map(np.asarray, (alone.start(), alone.frozen()))
         expected = one_iteration(alone, state, frozen)
         for plan in plans:
-            found = one_iteration(make(name, plan), state, frozen)
+            found = one_iteration(make(name, plan, teacher), state, frozen)
             differences = {
                 key: float(np.linalg.norm(found[key] - value) / max(np.linalg.norm(value), 1e-30))
                 for key, value in expected.items()
@@ -75,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -12,17 +12,15 @@ import av
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from livetalk_jax import checkpoint, generate
-from livetalk_jax.config import ModelConfig
 from livetalk_jax.data import prepare
-from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training.config import training_config
 from tests.data import sets
 from tests.training import sizes
+from tests.training.teacher import write_teacher
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -81,28 +79,19 @@ class Runs:
         return sorted(int(path.name) for path in (self.folder / name / "checkpoints").iterdir() if path.name.isdecimal())
 
 
-def numbers(model: ModelConfig, name: str) -> nnx.State:
-    """A network's parameters, small random numbers: nothing is compiled for them."""
-    rng = np.random.default_rng(0)
-    shapes = nnx.state(nnx.eval_shape(lambda: random_network(model, name, "float32", 0)), nnx.Param)
-    return jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     runs = Runs(tmp_path_factory.mktemp("runs"))
     folder = runs.folder
     values = sizes.get_config("stage2")
     values.model.dit.num_layers = 1
-    model = training_config(values).model
-    sizes_of = {name: getattr(model, name) for name in ("dit", "vae", "text", "clip", "audio")}
-    checkpoint.save(folder / "teacher", {name: numbers(model, name) for name in sizes_of}, sizes_of, origin="a test")
+    teacher = write_teacher(folder / "teacher", training_config(values).model)
     made = {
         "talkvid": (sets.make_talkvid(folder / "a"), sets.TALKVID_LEFT_OUT),
         "speakervid": (sets.make_speakervid(folder / "b"), sets.SPEAKERVID_LEFT_OUT),
     }
     for source, (root, left_out) in made.items():
-        arguments = [f"--source={source}", f"--root={root}", f"--out={folder / source}", f"--checkpoint={folder / 'teacher'}"]
+        arguments = [f"--source={source}", f"--root={root}", f"--out={folder / source}", f"--checkpoint={teacher}"]
         prepare.main(["livetalk data prepare", f"--config={runs.config}:stage2", "--workers=2", "--test_share=0", *arguments])
         report = json.loads((folder / source / "report.json").read_text())
         expected = {reason: count for reason, count in left_out.items() if reason != "too short"}  # for chunks of 33 frames
