@@ -1,8 +1,14 @@
 """Shared by all tests: those that need a GPU are skipped elsewhere, and commands keep their programs apart from the user's."""
 
+import os
+
 import jax
 import pytest
 
+from livetalk_jax.programs import keep_programs
+
+# XLA's older code generator compiles twice as fast. Commands that tests start in processes of their own take this over.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 jax.config.update("jax_num_cpu_devices", 8)  # for tests/parallel; everything else runs on the first
 
 # Folders whose time is nearly all compilation, the slowest first.
@@ -21,9 +27,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_programs(tmp_path_factory):
-    """Commands that tests start in processes of their own find each other's programs."""
+    """What one test compiled, others find, and so do commands that they start in processes of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        keep_programs()
         yield
 
 
