@@ -76,7 +76,8 @@ def lse_of_mean(q: jax.Array, mean: jax.Array) -> jax.Array:
 
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array | int | None = None, return_lse: bool = False):
     """`reference.attention` of what `quantize` leaves, with its numerators in e4m3."""
-    given = quantize(q, k, v, key_length)
+    # Barriers, because XLA leaves out a conversion to fewer bits and back.
+    given = jax.lax.optimization_barrier(quantize(q, k, v, key_length))
     keys = given.k.reshape(k.shape[0], -1, 2, 4, 2, *k.shape[2:]).swapaxes(2, 3).reshape(given.k.shape)
     wide_q, keys, values = (x.astype(jnp.float32) for x in (given.q, keys, given.v))
     logits = jnp.einsum("bnak,blak->banl", wide_q, keys) * given.scale[:, :, 0, None, None]
@@ -84,7 +85,8 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, key_length: jax.Array
     top = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - jnp.where(jnp.isneginf(top), 0.0, top)) * 2.0**HEADROOM
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum("banl,bakl->bank", weights.astype(E4M3).astype(jnp.float32), values)
+    rounded = jax.lax.optimization_barrier(weights.astype(E4M3)).astype(jnp.float32)
+    out = jnp.einsum("banl,bakl->bank", rounded, values)
     out = out / jnp.where(total == 0.0, 1.0, total) * given.scale[:, :, 1, None, None]
     out = jnp.swapaxes(out, 1, 2).astype(q.dtype)
     if not return_lse:

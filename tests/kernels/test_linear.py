@@ -79,7 +79,7 @@ def test_eight_bit_matmuls_form(spec):
     from livetalk_jax.stream.networks import GPU_OPTIONS
 
     tokens, inputs, outputs = SPECS[spec]
-    x, weight = normal(0, tokens, inputs).astype(jnp.bfloat16), normal(1, outputs, inputs, spread=100.0).astype(jnp.float8_e4m3fn)
+    x, weight = normal(0, tokens, inputs).astype(jnp.bfloat16), to_e4m3(normal(1, outputs, inputs, spread=100.0), jnp.float32(1.0))
     fn = jax.jit(
         lambda x, weight: cublaslt.linear(
             to_e4m3(x, jnp.float32(0.5)), jnp.float32(0.5), weight, jnp.float32(2**-10), None, jnp.dtype("bfloat16")
