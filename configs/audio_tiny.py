@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config = vae_tiny.get_config()
     config.stage = "speech"
     config.data.batch = 64
-    config.loop.update(steps=8000, save_every=4000, sample_every=0)
+    config.loop.update(steps=1000, save_every=500, sample_every=0)
     config.optimizer.update(b2=0.98, weight_decay=0.01)
     del config.autoencoding
     config.listening = dict(spoilt=0.6, filter_db=12.0, noise_db=8.0)

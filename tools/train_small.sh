@@ -4,15 +4,15 @@
 #     sh tools/train_small.sh out/small                       all parts
 #     sh tools/train_small.sh out/small draw vae audio        some of them, in this order
 #
-# Parts: draw, vae, audio, encode, stage1, stage2, check, pack. A part that is done is passed over; one that was cut off goes on from
+# Parts: draw, vae, audio, encode, decoder, stage1, stage2, check, pack. A part that is done is passed over; one that was cut off goes on from
 # its last checkpoint. `draw` works in the background: `vae` waits for the first two folders of clips, what follows for all of them.
 # Settings, by environment: PARTS folders of CLIPS clips each; WORKERS processes that draw; minutes of training VAE_MINUTES,
-# AUDIO_MINUTES, STAGE1_MINUTES, STAGE2_MINUTES; FLAGS for every training, such as --config.runtime.dtype=float32 on a CPU.
+# AUDIO_MINUTES, DECODER_MINUTES, STAGE1_MINUTES, STAGE2_MINUTES; FLAGS for every training, such as --config.runtime.dtype=float32 on a CPU.
 set -eu
 W=${1:?give a folder}; shift
-WORDS=${*:-draw vae audio encode stage1 stage2 check pack}
+WORDS=${*:-draw vae audio encode decoder stage1 stage2 check pack}
 : "${PARTS:=8}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
-: "${VAE_MINUTES:=7}" "${AUDIO_MINUTES:=1.3}" "${STAGE1_MINUTES:=8}" "${STAGE2_MINUTES:=6.3}"
+: "${VAE_MINUTES:=6}" "${AUDIO_MINUTES:=2}" "${DECODER_MINUTES:=6}" "${STAGE1_MINUTES:=8}" "${STAGE2_MINUTES:=6.3}"
 mkdir -p "$W/clips" "$W/features"
 last=$((PARTS - 1))
 livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }
@@ -37,13 +37,16 @@ folders() {
     echo "$list"
 }
 
-# train NAME CONFIG MINUTES DATA [CHECKPOINT]
+# train NAME CONFIG MINUTES DATA [CHECKPOINT [FLAG…]]
 train() {
-    [ ! -f "$W/$1/student/livetalk.json" ] || { echo "$1 is done"; return 0; }
+    name=$1 config=$2 minutes=$3 data=$4 from=${5:-}
+    shift $(($# < 5 ? $# : 5))
+    [ ! -f "$W/$name/student/livetalk.json" ] || { echo "$name is done"; return 0; }
     begun=$(date +%s)
     # shellcheck disable=SC2086
-    "$PYTHON" train.py --config "$2" --workdir "$W/$1" --config.loop.minutes="$3" --config.data.path="$4" ${5:+--config.checkpoint=$5} $FLAGS
-    note "$1" "$begun"
+    "$PYTHON" train.py --config "$config" --workdir "$W/$name" --config.loop.minutes="$minutes" --config.data.path="$data" \
+        ${from:+--config.checkpoint=$from} "$@" $FLAGS
+    note "$name" "$begun"
 }
 
 note() {
@@ -63,10 +66,13 @@ for word in $WORDS; do
             # shellcheck disable=SC2086
             livetalk data encode --config stage1_tiny --checkpoint "$W/audio/student" --clips "$paths" --out "$W/features" $FLAGS
             note encode "$begun" ;;
-        stage1) train stage1 stage1_tiny "$STAGE1_MINUTES" "$(folders features $last)" "$W/audio/student" ;;
+        decoder)
+            train decoder vae_tiny "$DECODER_MINUTES" "$(folders clips $last)" "$W/audio/student" --config.autoencoding.decoder_alone=True \
+                --config.optimizer.learning_rate=1e-3 ;;
+        stage1) train stage1 stage1_tiny "$STAGE1_MINUTES" "$(folders features $last)" "$W/decoder/student" ;;
         stage2) train stage2 stage2_tiny "$STAGE2_MINUTES" "$(folders features $last)" "$W/stage1/student" ;;
         check)
-            check --what vae,audio --checkpoint "$W/audio/student"
+            check --what vae,audio --checkpoint "$W/decoder/student"
             check --what talk --name student_4 --checkpoint "$W/stage2/student"
             check --what talk --name student_2 --checkpoint "$W/stage2/student" --config.sampler.steps=2
             check --what talk --name teacher --config stage1_tiny --checkpoint "$W/stage1/student" ;;

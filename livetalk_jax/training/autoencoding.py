@@ -131,6 +131,8 @@ class Autoencoding(SingleNetwork):
         config, dtype = self.config.autoencoding, self.config.runtime.dtype
         vae, video = self.build(weights, dtype), pixels(batch.frames, dtype)
         latents = posterior(vae, video)
+        if config.decoder_alone:
+            latents = jax.lax.stop_gradient(latents)
         z = latents.mean + jnp.exp(0.5 * latents.log_variance) * jax.random.normal(key, latents.mean.shape)
         decoded = vae.decode(((z - self._shift) / self._scale).astype(dtype))
         at_mouth = mouth_weights(batch.mouth, video.shape[2], video.shape[3], config.mouth_weight)
@@ -145,6 +147,8 @@ class Autoencoding(SingleNetwork):
     def exported(self, state: State, frozen: Any, feed: Iterator[VideoBatch]) -> dict[str, nnx.State]:
         """With the published statistics of latents; the posterior's deviation counts, so a channel that tells nothing stays small."""
         weights = state[self.name].best
+        if self.config.autoencoding.decoder_alone:  # they have them already
+            return super().exported(state, frozen, feed)
         moments = [self._moments(weights, next(feed)) for _ in range(MEASURED)]
         mean, square = (sum(parts) / MEASURED for parts in zip(*moments, strict=True))
         factor = self._scale / jnp.sqrt(square - jnp.square(mean))

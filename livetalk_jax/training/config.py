@@ -232,13 +232,15 @@ class AutoencodingConfig:
 
     `frames` of a clip, 4n+1, its beginning drawn at random. `mouth_weight`: how much more an error in the middle of the mouth counts.
     `edge_weight`: of the error of differences between neighbouring pixels, at full, half and quarter size. `kl_weight`: of the
-    divergence from a standard normal distribution, in nats a latent number.
+    divergence from a standard normal distribution, in nats a latent number. `decoder_alone`: the encoder of the checkpoint stays as
+    it is, and so do its latents and what was trained on them.
     """
 
     frames: int
     mouth_weight: float
     edge_weight: float
     kl_weight: float
+    decoder_alone: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,7 +257,10 @@ class ListeningConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartConfig:
-    """What training of one network is told; names as in `TrainConfig`."""
+    """What training of one network is told; names as in `TrainConfig`.
+
+    `updates` are done in an iteration, on a GPU by one program: one of a small network takes less time than a host needs to ask for it.
+    """
 
     stage: str
     checkpoint: str
@@ -265,6 +270,7 @@ class PartConfig:
     data: DataConfig
     loop: LoopConfig
     optimizer: OptimizerConfig
+    updates: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

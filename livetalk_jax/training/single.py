@@ -1,6 +1,6 @@
 """Training of one network alone, in the loop of the stages: the VAE and the speech encoder, where none is published."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
 from livetalk_jax.training.config import PartConfig
-from livetalk_jax.training.stages import NOW, Metrics, Program, State, When, Work
+from livetalk_jax.training.stages import Metrics, Program, State, Work
 from livetalk_jax.training.state import Learner, Placement, Template, Weights, learn, new_learner, starting_weights
 
 Loss = Callable[[Weights], tuple[jax.Array, Metrics]]
@@ -83,21 +83,41 @@ class SingleNetwork:
         """The network with these weights, cast to the dtype to compute in."""
         return self.template.build({name: weights[name].astype(dtype) for name in self.template.shapes})
 
-    def update(self, learner: Learner, batch: Any, when: When) -> tuple[Learner, Metrics]:
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.config.loop.seed), when.step), when.batch)
-        (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
-        return learn(learner, gradients, self.config.optimizer), metrics
+    def update(self, learner: Learner, batches: Sequence[Any], first: Any) -> tuple[Learner, Metrics]:
+        """An update for each batch, or a part of one; `first` counts the batches before these."""
+
+        def one(learner: Learner, given: tuple[Any, jax.Array]) -> tuple[Learner, Metrics]:
+            batch, number = given
+            key = jax.random.fold_in(jax.random.key(self.config.loop.seed), number)
+            (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
+            metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
+            return learn(learner, gradients, self.config.optimizer), metrics
+
+        if len(batches) == 1:
+            return one(learner, (batches[0], first))
+        numbers = first + jnp.arange(len(batches), dtype=jnp.uint32)
+        learner, metrics = jax.lax.scan(one, learner, (jax.tree.map(lambda *x: jnp.stack(x), *batches), numbers))
+        return learner, jax.tree.map(jnp.mean, metrics)
+
+    @property
+    def batches(self) -> int:
+        """Of an iteration."""
+        return self.config.updates * self.config.optimizer.accumulate
+
+    @property
+    def together(self) -> int:
+        """Batches of a program. On a CPU a convolution in a loop takes fifty times as long as one by itself."""
+        return 1 if self.placement.mesh.devices.flat[0].platform == "cpu" else self.batches
 
     def programs(self, state: State, frozen: Any, batch: Any) -> dict[str, Program]:
         """What `step` runs, by name."""
-        return {"update": Program(self._update, (state[self.name], batch, NOW), self.name)}
+        return {"update": Program(self._update, (state[self.name], (batch,) * self.together, np.uint32(0)), self.name)}
 
     def step(self, state: State, frozen: Any, step: int, feed: Iterator[Any]) -> tuple[State, Metrics, Work]:
         learner, frames, every = state[self.name], 0, []
-        for part in range(self.config.optimizer.accumulate):
-            batch = next(feed)
-            learner, metrics = self._update(learner, batch, When(np.uint32(step), np.uint32(part)))
+        for first in range(step * self.batches, (step + 1) * self.batches, self.together):
+            batches = tuple(next(feed) for _ in range(self.together))
+            learner, metrics = self._update(learner, batches, np.uint32(first))
             every.append(metrics)
-            frames += self.frames_of(batch)
+            frames += sum(map(self.frames_of, batches))
         return {self.name: learner}, jax.tree.map(lambda *x: sum(x) / len(x), *every), Work(frames, 0.0)

@@ -30,7 +30,15 @@ def test_a_stage_is_timed(stage, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["vae_tiny", "audio_tiny"])
 def test_a_network_alone_is_timed(name, tmp_path):
     out, size = tmp_path / "training.json", "--config.stream.buckets=((32, 32),)"
-    arguments = [f"--config={name}", size, "--config.data.batch=1", "--steps=1", "--repeats=1", f"--out={out}"]
+    arguments = [
+        f"--config={name}",
+        size,
+        "--config.data.batch=1",
+        "--config.updates=1",
+        "--steps=1",
+        "--repeats=1",
+        f"--out={out}",
+    ]
     training.main(["livetalk bench training", *arguments])
     record = json.loads(out.read_text())
     assert record["seconds of each program"]["update"] > 0

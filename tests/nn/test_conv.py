@@ -11,7 +11,14 @@ from livetalk_jax.nn import conv
 @pytest.mark.parametrize("way", [conv._cpu_conv3d, conv._gpu_conv3d])
 @pytest.mark.parametrize(
     ("into", "out", "taps", "stride", "edge", "frames"),
-    [(3, 8, 3, 1, 3, 7), (8, 16, 3, 1, 3, 12), (16, 16, 3, 2, 1, 9), (32, 64, 3, 1, 3, 5), (64, 128, 3, 1, 1, 6), (16, 8, 1, 1, 3, 5)],
+    [
+        (3, 8, 3, 1, 3, 7),
+        (8, 16, 3, 1, 3, 12),
+        (16, 16, 3, 2, 1, 9),
+        (32, 64, 3, 1, 3, 5),
+        (64, 128, 3, 1, 1, 6),
+        (16, 8, 1, 1, 3, 5),
+    ],
 )
 def test_a_video_is_convolved(way, into, out, taps, stride, edge, frames):
     keys = jax.random.split(jax.random.key(0), 2)

@@ -1,5 +1,6 @@
 """Networks that are trained alone: the VAE and the speech encoder; their losses, and a run of each to a checkpoint."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def built(module, clips: Path, **loop) -> PartConfig:
     config, small = module.get_config(), sizes.get_config("stage1")
     config.model, config.stream, config.runtime = small.model, small.stream, small.runtime
     config.stream.audio_context_seconds = 2
+    config.updates = 1
     config.data.update(batch=2, path=str(clips))
     config.loop.update(steps=4, save_every=2, sample_every=0, **loop)
     # Attention does not depend on keys' biases: their gradients are rounding, which a lesser eps would make moves of.
@@ -86,6 +88,23 @@ def test_both_learn_what_they_are_shown(vae, audio):
         assert run.losses[-1] < run.losses[0]
 
 
+def test_updates_of_one_program_are_those_of_many(audio, clips):
+    data = begin(audio.config)[1]
+    learner, metrics = jax.jit(audio.part.update)(audio.part.start()["audio"], tuple(next(data) for _ in range(4)), np.uint32(0))
+    assert metrics["loss"].shape == ()
+    for name, weight in checkpoint.read(audio.student, "audio"):
+        np.testing.assert_allclose(learner.best[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_an_iteration_may_have_several_updates(audio, clips):
+    config = dataclasses.replace(audio.config, updates=4)
+    part, feed = Listening(config, one_device()), Feed(begin(config)[1], audio.part.placement)
+    state, _, work = part.step(part.start(), None, 0, feed)
+    assert work.tokens == 4 * 2 * FRAMES
+    for name, weight in checkpoint.read(audio.student, "audio"):
+        np.testing.assert_array_equal(state["audio"].best[name], weight, err_msg=name)
+
+
 def test_the_run_leaves_a_whole_checkpoint(vae, audio):
     for run in (vae, audio):
         assert set(checkpoint.read_manifest(run.student).configurations) == {"dit", "vae", "text", "clip", "audio"}
@@ -108,6 +127,16 @@ def test_exported_latents_have_the_published_statistics(vae):
     latents = np.concatenate([network.encode(autoencoding.pixels(next(vae.feed).frames, jnp.float32)) for _ in range(8)])
     np.testing.assert_allclose(latents.mean((0, 1, 2, 3)), 0, atol=0.3)
     assert 0.2 < latents.std() < 1.2  # the posterior's own deviation is beside it
+
+
+def test_a_decoder_can_learn_alone(vae, clips, tmp_path):
+    autoencoding = dataclasses.replace(vae.config.autoencoding, decoder_alone=True)
+    config = dataclasses.replace(vae.config, autoencoding=autoencoding, checkpoint=str(vae.student))
+    train(*begin(config), tmp_path)
+    before, after = (dict(checkpoint.read(folder, "vae")) for folder in (vae.student, tmp_path / "student"))
+    still = {name for name in before if np.array_equal(before[name], after[name])}
+    assert {name.partition(".")[0] for name in still} == {"encoder", "quant"}
+    assert not any(name.startswith(("encoder", "quant.")) for name in set(before) - still)
 
 
 def test_divergence_of_normals():
