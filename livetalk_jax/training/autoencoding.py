@@ -108,11 +108,13 @@ def rescaled(weights: Mapping[str, jax.Array], factor: jax.Array, shift: jax.Arr
 
 
 class Autoencoding(SingleNetwork):
-    """The VAE's training; see the module's docstring."""
+    """The VAE's training; see the module's docstring. ValueError: a decoder is to learn alone and no checkpoint has its encoder."""
 
     config: AutoencoderConfig
 
     def __init__(self, config: AutoencoderConfig, where: Placement):
+        if config.autoencoding.decoder_alone and not config.checkpoint:
+            raise ValueError("config.autoencoding.decoder_alone needs an encoder: give its folder as config.checkpoint")
         super().__init__(config, where, "vae")
         self._shift, self._scale = (jnp.asarray(x) for x in (config.model.vae.latent_mean, config.model.vae.latent_std))
         self._moments = jax.jit(self.moments, compiler_options=self.options)

@@ -24,11 +24,16 @@ class SingleNetwork:
         config: of the run.
         where: arrays lie.
         name: of the network among `ModelConfig`'s.
+
+    Raises:
+        ValueError: an iteration has no updates.
     """
 
     watched = "loss"
 
     def __init__(self, config: PartConfig, where: Placement, name: str):
+        if config.updates < 1:
+            raise ValueError(f"config.updates is {config.updates}: an iteration has at least one")
         self.config, self.placement, self.name = config, where, name
         self.template = Template(lambda: random_network(config.model, name, network_dtype(name, config.runtime.dtype), 0))
         device = where.mesh.devices.flat[0]

@@ -282,3 +282,12 @@ def test_mistakes_are_told(module, data, message):
     config.data.update(data)
     with pytest.raises(UsageError, match=message):
         open_data(training_config(config), one_device())
+
+
+def test_what_cannot_be_trained_is_told(clips):
+    config = built(vae_tiny, clips)
+    with pytest.raises(ValueError, match=r"config\.updates is 0: an iteration has at least one"):
+        Autoencoding(dataclasses.replace(config, updates=0), one_device())
+    alone = dataclasses.replace(config.autoencoding, decoder_alone=True)
+    with pytest.raises(ValueError, match=r"decoder_alone needs an encoder: give its folder as config\.checkpoint"):
+        Autoencoding(dataclasses.replace(config, autoencoding=alone), one_device())
