@@ -42,5 +42,8 @@ def get_config() -> ConfigDict:
         movement_weight=0.0,
         handed_over=0.0,
         handovers=1,
+        disturbed=0.0,
+        disturbance=0.0,
     )
+    config.updates = 1
     return config

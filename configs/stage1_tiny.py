@@ -21,6 +21,8 @@ def synthetic(config: ConfigDict) -> ConfigDict:
     """The same on random numbers, to see it run."""
     config.runtime.dtype = "float32"
     config.data.update(source="synthetic", batch=2)
+    if "updates" in config:
+        config.updates = 1
     config.sampler.steps = min(config.sampler.steps, 8)
     config.loop.update(steps=20, log_every=1, save_every=10, sample_every=20)
     return config
@@ -39,9 +41,11 @@ def get_config(data: str = "") -> ConfigDict:
     )
     config.data.update(source="drawn", batch=64)
     config.execution.update(scan=False, remat="none")
-    config.loop.update(steps=25_000, log_every=50, save_every=2500, keep_last=1, keep_best=0, sample_every=5000)
+    config.loop.update(steps=5000, log_every=10, save_every=500, keep_last=1, keep_best=0, sample_every=1000)
     config.student.update(learning_rate=1e-3, warmup_steps=500, b2=0.99, ema_decay=0.999)
     config.flow_matching.update(
-        timestep_shift=SHIFT, cold_start=0.2, cold_start_latent="portrait", movement_weight=0.5, handed_over=0.4, handovers=3
-    )
+        timestep_shift=SHIFT, cold_start=0.2, cold_start_latent="portrait", movement_weight=0.5, handed_over=0.2, handovers=3,
+        disturbed=0.3, disturbance=0.6,
+    )  # fmt: skip
+    config.updates = 8
     return synthetic(config) if data else config

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
         ema_decay=0.0,
     )  # fmt: skip
     config.fake_score = {**config.student, "learning_rate": 4e-7}
-    del config.flow_matching
+    del config.flow_matching, config.updates
     config.distribution_matching = dict(
         schedule="self_forcing",
         fake_updates=5,

@@ -13,7 +13,8 @@ IMAGE_TOKENS = 257  # of CLIP's ViT-H/14
 
 
 class TrainBatch(NamedTuple):
-    """Clips of one aspect bucket, all of it cached features; NumPy on the way in, global arrays in a step.
+    """Clips of one aspect bucket, all of it cached features; NumPy on the way in, float16 where they are stored so, and float32 global
+    arrays in a step.
 
     A clip is K consecutive chunks: chunk k is frames [k·new_frames, k·new_frames + F) of it, 25 a second, so consecutive chunks
     share their motion frames. K is `data.chunks` of the configuration: 1 in stage 1, the longest rollout in stage 2. In a run of

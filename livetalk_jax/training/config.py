@@ -114,6 +114,8 @@ class FlowMatchingConfig:
       talking head that is the mouth before all. 0 weighs all places alike.
     - `handed_over`: how often a step's motion latents have gone through the handover between chunks, decoded, colour-matched and
       encoded again, once to `handovers` times: what a stream is given, where the VAE loses something each time. 0 leaves it out.
+    - `disturbed`: how often a clip's motion latents get patches of wrong colour and texture, of a deviation up to `disturbance`: the
+      clip goes on without them, so that a stream which has caught one finds back to its portrait. 0 leaves it out.
     """
 
     timestep_shift: float
@@ -126,6 +128,8 @@ class FlowMatchingConfig:
     movement_weight: float
     handed_over: float
     handovers: int
+    disturbed: float
+    disturbance: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,9 +214,10 @@ def _of_stage(config: ConfigDict, stages: Mapping[str, type]) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptationConfig(TrainConfig):
-    """Stage 1."""
+    """Stage 1. `updates`: of an iteration, as in `PartConfig`."""
 
     flow_matching: FlowMatchingConfig
+    updates: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

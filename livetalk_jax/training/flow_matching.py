@@ -79,6 +79,25 @@ def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array,
     return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, jnp.int32(1), jnp.int32(motion_latents)))
 
 
+def disturb(key: jax.Array, motion: Motion, config: FlowMatchingConfig) -> Motion:
+    """Motion latents [B, M, H, W, C] of some rows with patches that stay through all frames: what a stream may have caught.
+
+    Patches are noise at full size, half, and so on down to two places across, all sizes alike; a row's deviation is drawn up to
+    `config.disturbance`. A row of which less than all M is known begins with a portrait, which stays as it is.
+    """
+    rows, frames, height, width, channels = motion.latents.shape
+    keys = jax.random.split(key, 3)
+    size = config.disturbance * jax.random.uniform(keys[0], (rows,)) * jax.random.bernoulli(keys[1], config.disturbed, (rows,))
+    sizes = [(max(height >> n, 2), max(width >> n, 2)) for n in range(max(height, width).bit_length() - 1)]
+    patches = [
+        jax.image.resize(jax.random.normal(k, (rows, 1, *few, channels)), (rows, 1, height, width, channels), "linear")
+        for few, k in zip(sizes, jax.random.split(keys[2], len(sizes)), strict=True)
+    ]
+    patches = [patch / jnp.std(patch, axis=(2, 3, 4), keepdims=True) for patch in patches]
+    seen = jnp.where(motion.known == frames, size, 0.0)
+    return Motion(motion.latents + per_row(seen) * sum(patches) / np.sqrt(len(patches)), motion.known)
+
+
 def movement_weights(latents: jax.Array, share: float) -> jax.Array:
     """How much each place of a clip [B, T, H, W, C] counts: mean 1, `share` of it by their deviation over time; [B, 1, H, W, 1]."""
     change = jnp.mean(jnp.std(latents, axis=1, keepdims=True), -1, keepdims=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import multihost_utils
 
@@ -30,14 +31,19 @@ from livetalk_jax.training.throughput import peak_flops
 logger = logging.getLogger(__name__)
 
 
+@jax.jit
+def _widened(batch: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x, batch)
+
+
 class Feed(Iterator[TrainBatch]):
-    """Batches of all processes as global arrays, rows spread over the mesh."""
+    """Batches of all processes as global arrays, rows spread over the mesh; float16 becomes float32 there, a host is slow at it."""
 
     def __init__(self, data: TrainData | Iterator[Any], placement: Placement):
         self._data, self._rows = data, placement.rows
 
     def __next__(self) -> TrainBatch:
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, x), next(self._data))
+        return _widened(jax.tree.map(lambda x: jax.make_array_from_process_local_data(self._rows, x), next(self._data)))
 
 
 class Terminated:

@@ -12,7 +12,7 @@ from flax import nnx
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
 from livetalk_jax.training.config import PartConfig
 from livetalk_jax.training.stages import Metrics, Program, State, Work
-from livetalk_jax.training.state import Learner, Placement, Template, Weights, learn, new_learner, starting_weights
+from livetalk_jax.training.state import Learner, Placement, Template, Weights, at_a_time, in_turn, learn, new_learner, starting_weights
 
 Loss = Callable[[Weights], tuple[jax.Array, Metrics]]
 
@@ -32,12 +32,12 @@ class SingleNetwork:
     watched = "loss"
 
     def __init__(self, config: PartConfig, where: Placement, name: str):
-        if config.updates < 1:
-            raise ValueError(f"config.updates is {config.updates}: an iteration has at least one")
         self.config, self.placement, self.name = config, where, name
         self.template = Template(lambda: random_network(config.model, name, network_dtype(name, config.runtime.dtype), 0))
-        device = where.mesh.devices.flat[0]
+        device = where.devices[0]
         self.options = GPU_OPTIONS if device.platform == "gpu" else {}
+        self.batches = config.updates * config.optimizer.accumulate  # of an iteration
+        self.together = at_a_time(config.updates, config.optimizer.accumulate, device)
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state()[name])
         self._update = jax.jit(self.update, donate_argnums=0, out_shardings=(shardings, None), compiler_options=self.options)
 
@@ -91,28 +91,13 @@ class SingleNetwork:
     def update(self, learner: Learner, batches: Sequence[Any], first: Any) -> tuple[Learner, Metrics]:
         """An update for each batch, or a part of one; `first` counts the batches before these."""
 
-        def one(learner: Learner, given: tuple[Any, jax.Array]) -> tuple[Learner, Metrics]:
-            batch, number = given
+        def one(learner: Learner, batch: Any, number: jax.Array) -> tuple[Learner, Metrics]:
             key = jax.random.fold_in(jax.random.key(self.config.loop.seed), number)
             (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
             metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
             return learn(learner, gradients, self.config.optimizer), metrics
 
-        if len(batches) == 1:
-            return one(learner, (batches[0], first))
-        numbers = first + jnp.arange(len(batches), dtype=jnp.uint32)
-        learner, metrics = jax.lax.scan(one, learner, (jax.tree.map(lambda *x: jnp.stack(x), *batches), numbers))
-        return learner, jax.tree.map(jnp.mean, metrics)
-
-    @property
-    def batches(self) -> int:
-        """Of an iteration."""
-        return self.config.updates * self.config.optimizer.accumulate
-
-    @property
-    def together(self) -> int:
-        """Batches of a program. On a CPU a convolution in a loop takes fifty times as long as one by itself."""
-        return 1 if self.placement.mesh.devices.flat[0].platform == "cpu" else self.batches
+        return in_turn(one, learner, batches, first + jnp.arange(len(batches), dtype=jnp.uint32))
 
     def programs(self, state: State, frozen: Any, batch: Any) -> dict[str, Program]:
         """What `step` runs, by name."""

@@ -1,7 +1,7 @@
 """The two stages as programs on global arrays: what an iteration does, from batches to new weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +27,8 @@ from livetalk_jax.training.state import (
     Placement,
     Template,
     Weights,
+    at_a_time,
+    in_turn,
     learn,
     materialize,
     new_learner,
@@ -251,7 +253,11 @@ class Adaptation(Stage):
 
     def __init__(self, config: AdaptationConfig, where: Placement, negative_text: np.ndarray):
         super().__init__(config, where, negative_text)
-        self._update = self.update_program(self.adapt, "student")
+        self.batches = config.updates * config.student.accumulate  # of an iteration
+        self.together = at_a_time(config.updates, config.student.accumulate, where.devices[0])
+        if config.updates > 1 and len(config.stream.buckets) > 1:
+            raise ValueError("config.updates above 1 is for one size of picture: give one bucket, or one update an iteration")
+        self._update = self.update_program(self.updates, "student")
 
     @property
     def optimizers(self) -> dict[str, OptimizerConfig]:
@@ -264,6 +270,9 @@ class Adaptation(Stage):
         if config.handed_over:
             motion = self.handed_over(frozen, batch, example.motion, jax.random.fold_in(self.key(when), 1))
             example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
+        if config.disturbed:
+            motion = flow_matching.disturb(jax.random.fold_in(self.key(when), 2), example.motion, config)
+            example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
         text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
         given = given_of(batch, 0)._replace(text=text, windows=windows)
 
@@ -274,6 +283,12 @@ class Adaptation(Stage):
             ), {}
 
         return self.update(learner, "student", loss)
+
+    def updates(self, learner: Learner, frozen: Frozen, batches: Sequence[TrainBatch], first: When) -> tuple[Learner, Metrics]:
+        """`adapt` on each of the batches, whose numbers count on from `first`."""
+        numbers = first.batch + jnp.arange(len(batches), dtype=jnp.uint32)
+        when = When(jnp.full_like(numbers, first.step), numbers)
+        return in_turn(lambda learner, batch, when: self.adapt(learner, frozen, batch, when), learner, batches, when)
 
     def handed_over(self, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
         """The motion as a stream has it after some chunks, how many is drawn for all rows alike; a stream's first stays as it is."""
@@ -294,15 +309,16 @@ class Adaptation(Stage):
 
     def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
         learner, metrics, work = state["student"], [], Work(0, 0.0)
-        for part in range(self.config.student.accumulate):
-            batch = next(feed)
-            learner, one = self._update(learner, frozen, batch, When(np.uint32(step), np.uint32(part)))
+        for first in range(0, self.batches, self.together):
+            batches = tuple(next(feed) for _ in range(self.together))
+            learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))
             metrics.append(one)
-            work = self.worked(work, batch, TRAINED)
+            for batch in batches:
+                work = self.worked(work, batch, TRAINED)
         return {"student": learner}, _mean(metrics), work
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:
-        return {"update": Program(self._update, (state["student"], frozen, batch, NOW), "student")}
+        return {"update": Program(self._update, (state["student"], frozen, (batch,) * self.together, NOW), "student")}
 
 
 class Distillation(Stage):

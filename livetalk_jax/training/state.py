@@ -178,6 +178,32 @@ def learn(learner: Learner, gradients: Weights, config: OptimizerConfig) -> Lear
     return Learner(weights, optimizer, average)
 
 
+def in_turn(
+    one: Callable[[Learner, Any, Any], tuple[Learner, dict[str, jax.Array]]], learner: Learner, batches: Sequence[Any], numbers: Any
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """`one(learner, batch, number) -> (learner, metrics)` for every batch, in one loop of the program; metrics are means.
+
+    numbers: a tree of arrays whose first axis goes with the batches.
+    """
+    if len(batches) == 1:
+        return one(learner, batches[0], jax.tree.map(lambda x: x[0], numbers))
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    learner, metrics = jax.lax.scan(lambda learner, given: one(learner, *given), learner, (stacked, numbers))
+    return learner, jax.tree.map(jnp.mean, metrics)
+
+
+def at_a_time(updates: int, accumulate: int, device: jax.Device) -> int:
+    """How many batches a program takes of an iteration's `updates` · `accumulate`: all where an iteration has several updates, else
+    one. On a CPU a convolution in a loop takes fifty times as long as one by itself: there it is one.
+
+    Raises:
+        ValueError: an iteration has no updates.
+    """
+    if updates < 1:
+        raise ValueError(f"config.updates is {updates}: an iteration has at least one")
+    return 1 if updates == 1 or device.platform == "cpu" else updates * accumulate
+
+
 def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str) -> Weights:
     """Weights to compute with: what is trained in the computation's dtype, or the frozen base with LoRA's changes."""
     if config.rank:

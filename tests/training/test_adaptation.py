@@ -5,10 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from livetalk_jax.diffusion.sampler import Motion
 from livetalk_jax.stream.chunk import hand_over
-from livetalk_jax.training.stages import Adaptation
+from livetalk_jax.training.stages import Adaptation, When, Work
 from tests.training.conftest import one_device
 
 
@@ -38,3 +39,29 @@ def test_motion_is_handed_over_up_to_so_often(stage1):
         assert min(distances) < 1e-4
         seen.add(int(np.argmin(distances)))
     assert seen == {0, 1, 2}
+
+
+def test_updates_of_one_program_are_those_of_many(stage1):
+    """The loop that a GPU runs, against a program for each batch, as a CPU has it."""
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, handed_over=0.5, disturbed=0.5, disturbance=0.5)
+    student = dataclasses.replace(stage1.stage.config.student, warmup_steps=0, learning_rate=1e-3)
+    config = dataclasses.replace(stage1.stage.config, flow_matching=settings, student=student, updates=3)
+    stage = Adaptation(config, one_device(), np.zeros((8, 16), np.float32))
+    assert (stage.batches, stage.together) == (3, 1)
+    batches = (stage1.batch, jax.tree.map(lambda x: x[::-1], stage1.batch), stage1.batch)
+    state, metrics, work = stage.step(stage.start(), stage1.frozen, 4, iter(batches))
+    learner, mean = jax.jit(stage.updates)(stage.start()["student"], stage1.frozen, batches, When(np.uint32(4), np.uint32(0)))
+    np.testing.assert_allclose(metrics["loss"], mean["loss"], rtol=1e-5)
+    assert work.tokens == 3 * stage.worked(Work(0, 0.0), stage1.batch, 1).tokens
+    moved = 0
+    for name, weight in state["student"].weights.items():
+        np.testing.assert_allclose(learner.weights[name], weight, rtol=1e-4, atol=1e-4, err_msg=name)
+        moved += not np.array_equal(weight, stage1.state["student"].weights[name])
+    assert moved > len(learner.weights) / 2
+
+
+def test_several_updates_in_a_program_need_one_size_of_picture(stage1):
+    stream = dataclasses.replace(stage1.stage.config.stream, buckets=((32, 32), (32, 64)))
+    config = dataclasses.replace(stage1.stage.config, stream=stream, updates=2)
+    with pytest.raises(ValueError, match="one size of picture"):
+        Adaptation(config, one_device(), np.zeros((8, 16), np.float32))

@@ -1,5 +1,7 @@
 """Stage 1's pure functions against values worked out by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
     temporal_weight=0.0,
-    movement_weight=0.0, handed_over=0.0, handovers=1,
+    movement_weight=0.0, handed_over=0.0, handovers=1, disturbed=0.0, disturbance=0.0,
 )  # fmt: skip
 
 
@@ -131,3 +133,20 @@ def test_what_moves_counts_more():
     known, one = motion(1), jnp.ones(1)
     plain, moved = (fm.flow_matching_loss(error - latents, latents, latents * 0, known, one, 0.0, share) for share in (0.0, 0.5))
     np.testing.assert_allclose(moved, 2.5 * plain, rtol=1e-5)
+
+
+def test_disturbed_motion_is_patches_that_stay():
+    config = dataclasses.replace(CONFIG, disturbed=0.5, disturbance=0.6)
+    rows, size = 400, (8, 8)
+    clean = Motion(random(9, (rows, M, *size, C)), jnp.where(jnp.arange(rows) % 4 == 0, 1, M))
+    dirty = fm.disturb(jax.random.key(0), clean, config)
+    np.testing.assert_array_equal(dirty.known, clean.known)
+    change = np.asarray(dirty.latents - clean.latents)
+    np.testing.assert_allclose(change[:, 0], change[:, 1], atol=1e-5, err_msg="patches stay through all frames")
+    deviation = change.std(axis=(1, 2, 3, 4))
+    assert not deviation[::4].any(), "a portrait stays as it is"
+    hit = np.delete(deviation, np.s_[::4]) > 0
+    assert abs(hit.mean() - 0.5) < 0.1
+    assert 0.4 < deviation.max() < 0.9 and abs(deviation[deviation > 0].mean() - 0.3) < 0.06
+    halves = change[deviation > 0].reshape(-1, M, 2, 4, 2, 4, C).mean(axis=(3, 5))
+    assert halves.std() > 0.5 * change[deviation > 0].std(), "colours of whole parts of the picture change, not only its grain"

@@ -89,8 +89,8 @@ def test_both_learn_what_they_are_shown(vae, audio):
 
 
 def test_updates_of_one_program_are_those_of_many(audio, clips):
-    data = begin(audio.config)[1]
-    learner, metrics = jax.jit(audio.part.update)(audio.part.start()["audio"], tuple(next(data) for _ in range(4)), np.uint32(0))
+    feed = Feed(begin(audio.config)[1], audio.part.placement)
+    learner, metrics = jax.jit(audio.part.update)(audio.part.start()["audio"], tuple(next(feed) for _ in range(4)), np.uint32(0))
     assert metrics["loss"].shape == ()
     for name, weight in checkpoint.read(audio.student, "audio"):
         np.testing.assert_allclose(learner.best[name], weight, rtol=1e-4, atol=1e-5, err_msg=name)
