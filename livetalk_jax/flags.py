@@ -130,7 +130,11 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 def _missing(error: ModuleNotFoundError) -> str:
     """What to install for a module that is not there; raises `error` again where no extra of this package brings it."""
     package = (error.name or "").partition(".")[0].replace("_", "-")
-    for requirement in importlib.metadata.requires("livetalk-jax") or ():
+    try:
+        requirements = importlib.metadata.requires("livetalk-jax") or ()
+    except importlib.metadata.PackageNotFoundError:  # run from a folder that was never installed
+        raise error from None
+    for requirement in requirements:
         found = re.match(r"([\w-]+).*; extra == [\"'](\w+)[\"']", requirement)
         if found and found[1] == package:
             return f"{package} is not installed; pip install 'livetalk-jax[{found[2]}]' brings it"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import os
 import signal
@@ -210,6 +211,20 @@ def test_an_extra_missing_on_the_way(capsys):
         flags.run(main, ["train.py"])
     assert left.value.code == 2
     assert capsys.readouterr().err == "train.py: grain is not installed; pip install 'livetalk-jax[train]' brings it\n"
+
+
+def test_without_the_package_a_missing_module_is_what_it_is(monkeypatch):
+    """Run from a folder that was copied and never installed, nobody knows what the extras bring."""
+
+    def nowhere(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    def main(argv):
+        raise ModuleNotFoundError("No module named 'grain'", name="grain")
+
+    monkeypatch.setattr(flags.importlib.metadata, "requires", nowhere)
+    with pytest.raises(ModuleNotFoundError, match="grain"):
+        flags.run(main, ["train.py"])
 
 
 # Whole runs

@@ -223,8 +223,6 @@ def starting_weights(
         shardings = {path: x.sharding for path, x in abstract.items()}
         return flatten(checkpoint.load_network(config.checkpoint, name, state, config=size, sharding=shardings.__getitem__))
     dtype = next(iter(abstract.values())).dtype
-    make = jax.jit(
-        lambda: flatten(random_network(config.model, name, dtype, config.loop.seed)),
-        out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
-    )
-    return make()
+    # One array at a time: a program that draws all of a 1.3B network takes XLA's GPU compiler minutes.
+    made = flatten(random_network(config.model, name, dtype, config.loop.seed))
+    return {path: placement.put(made.pop(path), x.sharding) for path, x in abstract.items()}
