@@ -57,7 +57,9 @@ def open_data(config: TrainConfig | PartConfig, where: Placement) -> TrainData:
     if data.source == "cache":
         from livetalk_jax.data.pipeline import CachedData
 
-        return CachedData(data.path, config.model, stream, chunks=data.chunks, processes=readers.count, **order)
+        return CachedData(
+            data.path, config.model, stream, chunks=data.chunks, processes=readers.count, workers=data.workers, **order
+        )
     if data.source == "drawn":
         return feeds.features(data.path, config.model, stream, chunks=data.chunks, **order)
     sizes = [Geometry(*size, stream.frames, stream.motion_frames) for size in stream.buckets]

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.sampler.update(
         method="euler", steps=40, text_guidance=5.0, audio_guidance=4.0, negative_prompt=infinitetalk_14b.NEGATIVE_PROMPT
     )
-    config.data = dict(source="cache", path="", batch=32, chunks=1)
+    config.data = dict(source="cache", path="", batch=32, chunks=1, workers=0)
     config.execution = dict(fsdp=0, sequence="1x1", grid="auto", scan=True, remat="full")
     config.lora = dict(rank=0, alpha=16.0, pattern=r"blocks\..*kernel$")
     config.loop = dict(

@@ -42,7 +42,7 @@ def get_config(data: str = "") -> ConfigDict:
     config.data.update(source="drawn", batch=64)
     config.execution.update(scan=False, remat="none")
     config.loop.update(steps=5000, log_every=10, save_every=500, keep_last=1, keep_best=0, sample_every=1000)
-    config.student.update(learning_rate=1e-3, warmup_steps=500, b2=0.99, ema_decay=0.999)
+    config.student.update(learning_rate=1e-3, warmup_steps=500, b2=0.99, ema_decay=0.9995)
     config.flow_matching.update(
         timestep_shift=SHIFT, cold_start=0.2, cold_start_latent="portrait", movement_weight=0.5, handed_over=0.1, handovers=3,
         disturbed=0.3, disturbance=0.6,

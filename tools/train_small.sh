@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the model that is shipped: everything from nothing, on one GPU in about half an hour, by parts that can be done apart.
+# Train the model that is shipped: everything from nothing, on one GPU in about an hour by estimate, by parts that can be done apart.
 #
 #     sh tools/train_small.sh out/small                       all parts
 #     sh tools/train_small.sh out/small draw vae audio        some of them, in this order
@@ -11,8 +11,8 @@
 set -eu
 W=${1:?give a folder}; shift
 WORDS=${*:-draw vae audio encode decoder stage1 stage2 check pack}
-: "${PARTS:=8}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
-: "${VAE_MINUTES:=6}" "${AUDIO_MINUTES:=2}" "${DECODER_MINUTES:=6}" "${STAGE1_MINUTES:=8}" "${STAGE2_MINUTES:=6.3}"
+: "${PARTS:=16}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
+: "${VAE_MINUTES:=6}" "${AUDIO_MINUTES:=4}" "${DECODER_MINUTES:=6}" "${STAGE1_MINUTES:=15}" "${STAGE2_MINUTES:=6.3}"
 mkdir -p "$W/clips" "$W/features"
 last=$((PARTS - 1))
 livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }

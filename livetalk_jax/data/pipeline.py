@@ -73,7 +73,7 @@ class CachedData:
         workers: processes that read; 0 reads by threads of this one.
 
     Raises:
-        ValueError: a folder is no cache, was made for something else, or holds no clip of the split.
+        ValueError: a folder is no cache, was made for something else, or holds no clip of the split; `workers` is negative.
     """
 
     def __init__(
@@ -90,6 +90,8 @@ class CachedData:
         split: Split = "train",
         workers: int = 0,
     ):
+        if workers < 0:
+            raise ValueError(f"config.data.workers is {workers}: 0 reads by threads, a positive number by so many processes")
         caches = [Cache(folder) for folder in path.split(",")]
         for cache in caches:
             _check(cache, model, stream, chunks)

@@ -5,6 +5,7 @@ several devices replace the fields (`design.md`, section 2), the network code st
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,10 +64,28 @@ class Part:
     axes: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _whole(rows: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    return jax.lax.all_gather(rows, axes, axis=0, tiled=True)
+
+
+def _whole_forward(rows: jax.Array, axes: tuple[str, ...]) -> tuple[jax.Array, None]:
+    return _whole(rows, axes), None
+
+
+def _whole_backward(axes: tuple[str, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    # A sum of 16-bit numbers loses what is small beside the rest, the more the more devices there are.
+    summed = jax.lax.psum_scatter(gradient.astype(jnp.float32), axes, scatter_dimension=0, tiled=True)
+    return (summed.astype(gradient.dtype),)
+
+
+_whole.defvjp(_whole_forward, _whole_backward)
+
+
 def gather_weights(tree: Any) -> Any:
-    """A tree of weights with every `Part` whole. Its transpose sums the gradients of all devices and leaves each its rows."""
+    """A tree of weights with every `Part` whole. Its transpose sums the gradients of all devices, in float32, and leaves each its rows."""
 
     def whole(x):
-        return jax.lax.all_gather(x.rows, x.axes, axis=0, tiled=True) if isinstance(x, Part) else x
+        return _whole(x.rows, x.axes) if isinstance(x, Part) else x
 
     return jax.tree.map(whole, tree, is_leaf=lambda x: isinstance(x, Part))

@@ -20,13 +20,15 @@ class DataConfig:
     `source`: "cache" reads what `livetalk data prepare` wrote to `path`; "drawn" reads the procedural set, folders separated by
     commas: what `livetalk data procedural --chunks` wrote where pictures and speech are wanted, and what `livetalk data encode`
     made of it where features are; "synthetic" makes random numbers up. `batch` is the rows of all processes together. `chunks` (K)
-    is how many consecutive chunks a clip has: 1 in stage 1, the longest rollout in stage 2.
+    is how many consecutive chunks a clip has: 1 in stage 1, the longest rollout in stage 2. `workers` processes read a cache; with 0
+    threads of this one do.
     """
 
     source: Literal["cache", "drawn", "synthetic"]
     path: str
     batch: int
     chunks: int
+    workers: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -152,7 +152,10 @@ class Runner:
         specs = layout.weight_specs(weights)
 
         def on_each(weights, *args):
-            built = (template.build(held) for (template, _), held in zip(networks, parts(weights, specs), strict=True))
+            # Cast here and not before: what leaves as a gradient is then float32, and so are the sums over devices.
+            built = (
+                template.build(template.cast(held)) for (template, _), held in zip(networks, parts(weights, specs), strict=True)
+            )
             return fn(parallel, *map(gather_around, built), *args)
 
         spread = layout.spread(on_each, (specs, *in_specs), out_specs)

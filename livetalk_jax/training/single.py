@@ -12,7 +12,17 @@ from flax import nnx
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
 from livetalk_jax.training.config import PartConfig
 from livetalk_jax.training.stages import Metrics, Program, State, Work
-from livetalk_jax.training.state import Learner, Placement, Template, Weights, at_a_time, in_turn, learn, new_learner, starting_weights
+from livetalk_jax.training.state import (
+    Learner,
+    Placement,
+    Template,
+    Weights,
+    at_a_time,
+    in_turn,
+    learn,
+    new_learner,
+    starting_weights,
+)
 
 Loss = Callable[[Weights], tuple[jax.Array, Metrics]]
 

@@ -204,8 +204,8 @@ class Stage:
         return jax.random.fold_in(jax.random.fold_in(key, when.step), when.batch)
 
     def weights(self, trained: Weights, frozen: Frozen) -> Weights:
-        """Weights to compute with."""
-        return materialize(trained, frozen.base, self.config.lora, self.config.runtime.dtype)
+        """Weights of the network, in the dtype that they are kept in."""
+        return materialize(trained, frozen.base, self.config.lora)
 
     def update(self, learner: Learner, name: str, loss) -> tuple[Learner, Metrics]:
         """One step of a learner down the gradient of loss(weights) -> (loss, metrics)."""
@@ -242,7 +242,7 @@ class Stage:
 
     def exported(self, state: State, frozen: Frozen, feed: Iterator[TrainBatch]) -> dict[str, nnx.State]:
         """The student for a checkpoint, in the run's dtype."""
-        return {"dit": self.dit.state(jax.jit(self.weights)(state["student"].best, frozen))}
+        return {"dit": self.dit.state(jax.jit(lambda *args: self.dit.cast(self.weights(*args)))(state["student"].best, frozen))}
 
 
 class Adaptation(Stage):

@@ -47,7 +47,13 @@ class Template:
     def state(self, values: Mapping[str, Any]) -> nnx.State:
         return nnx.from_flat_state([(key, variable.replace(values[_dotted(key)])) for key, variable in self._flat])
 
-    def build(self, weights: Mapping[str, jax.Array]) -> Any:
+    def cast(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """The weights in the dtype that the network was made with, `Part`s too."""
+        return {
+            path: jax.tree.map(lambda x, dtype=like.dtype: x.astype(dtype), weights[path]) for path, like in self.shapes.items()
+        }
+
+    def build(self, weights: Mapping[str, Any]) -> Any:
         """The network with these weights; it computes in the dtype that it was made with."""
         return nnx.merge(self._graph, self.state(weights))
 
@@ -204,11 +210,10 @@ def at_a_time(updates: int, accumulate: int, device: jax.Device) -> int:
     return 1 if updates == 1 or device.platform == "cpu" else updates * accumulate
 
 
-def materialize(trained: Weights, base: Weights, config: LoRAConfig, dtype: str) -> Weights:
-    """Weights to compute with: what is trained in the computation's dtype, or the frozen base with LoRA's changes."""
-    if config.rank:
-        return lora.merge(base, trained, config)
-    return {name: weight.astype(dtype) for name, weight in trained.items()}
+def materialize(trained: Weights, base: Weights, config: LoRAConfig) -> Weights:
+    """Weights of the network: those that are trained, or the frozen base with LoRA's changes. They are cast on each
+    device: so gradients of whole weights are summed over devices in float32."""
+    return lora.merge(base, trained, config) if config.rank else trained
 
 
 def starting_weights(

@@ -3,6 +3,10 @@
 import collections
 import dataclasses
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +42,7 @@ def velocity(weight):
 
 
 KEY = jax.random.key(5)
+ROOT = Path(__file__).parents[2]
 
 
 def student_loss(x0, real, fake, config=CONFIG, given=None, true_motion=None):
@@ -181,6 +186,15 @@ def test_draws_follow_from_the_seed():
     assert min(counts.values()) > 140 and max(counts.values()) < 260  # 200 ± 4 deviations
     assert draws[:50] != [draw(CONFIG, 5, 4, (0, step, 1)) for step in range(50)]
     assert draws[:50] != [draw(CONFIG, 5, 4, (1, step, 0)) for step in range(50)]
+
+
+def test_another_process_draws_the_same():
+    program = (
+        "from tests.training.test_distillation import *; print([tuple(draw(CONFIG, 5, 4, (3, step, 1))) for step in range(50)])"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
+    assert there.stdout.strip() == str([tuple(draw(CONFIG, 5, 4, (3, step, 1))) for step in range(50)])
 
 
 def test_fixed_rollouts():
