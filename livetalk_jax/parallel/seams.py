@@ -83,7 +83,7 @@ _whole.defvjp(_whole_forward, _whole_backward)
 
 
 def gather_weights(tree: Any) -> Any:
-    """A tree of weights with every `Part` whole. Its transpose sums the gradients of all devices, in float32, and leaves each its rows."""
+    """A tree of weights with every `Part` whole. Its transpose sums gradients over devices, in float32, and leaves each its rows."""
 
     def whole(x):
         return _whole(x.rows, x.axes) if isinstance(x, Part) else x

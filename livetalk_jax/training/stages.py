@@ -59,8 +59,8 @@ class Frozen(NamedTuple):
 class When(NamedTuple):
     """Which random numbers: uint32 scalars. With the configuration's seed they determine every draw of a program."""
 
-    step: np.uint32
-    batch: np.uint32
+    step: Any
+    batch: Any
 
 
 NOW = When(np.uint32(0), np.uint32(0))

@@ -1,12 +1,16 @@
 """Published layouts: what is found in them, and what is said of the rest."""
 
+import io
 import json
+import random
+import tarfile
 from collections import Counter
 
 import pytest
 
 from livetalk_jax.data import filters, folder, speakervid, talkvid
 from livetalk_jax.data.record import FALLBACK_CAPTION, LeftOut, Record
+from livetalk_jax.files import write_whole
 from tests.data import sets
 
 
@@ -137,21 +141,144 @@ def test_speakervid_chosen_by_a_list(speakervid_root, tmp_path):
     assert left_out == {"annotation unreadable": 1}, "the damaged tar, which might have held it"
 
 
-def test_speakervid_raw_labels(speakervid_root, tmp_path):
-    name = "bbbbbbbbbbb_96x96_full_video_001_B_00"
-    (tmp_path / "merged_anno").mkdir()
-    (tmp_path / "merged_anno" / f"{name}.json").write_text(json.dumps(sets.speakervid_annotation(name, 2.0)))
-    (tmp_path / f"{name}.mp4").touch()
-    for label, content in (("asr", {"avg_logprob": "-0.4", "no_speech_prob": 0.1}), ("l_score", {"luminance": 90})):
-        path = tmp_path / "raw_labels" / label / "tar_batch_7" / f"{name}.json"
-        path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(content))
-    (record,), _ = divide(speakervid.scan(tmp_path))
-    assert {name: record.measures[name] for name in ("asr_confidence", "no_speech", "luminance")} == {
-        "asr_confidence": -0.4,
-        "no_speech": 0.1,
-        "luminance": 90.0,
-    }
+CLIP = "bbbbbbbbbbb_96x96_full_video_001_B_00"
+OTHER = "ccccccccccc_96x96_full_video_001_None_00"
+LABELS = {
+    "asr": {"text": "Yes.", "avg_logprob": "-0.4", "no_speech_prob": 0.1, "segments": [{"avg_logprob": -9}]},
+    "anno": {"anno": {"movement_caption": "The person waves.", "number_of_people": 1}},
+    "l_score": {"luminance": 90, "face_blur": 0.8, "hand_blur": 0.6, "frames": [[0.1, 0.2]] * 99},
+}
+
+
+def pack(path, members):
+    """A tar, compressed if its name says so; contents are bytes or to be written as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as tar:
+        for name, content in members.items():
+            content = content if isinstance(content, bytes) else json.dumps(content).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def make_published(root, labels, clips=(CLIP,)):
+    """Clips as they are published, their annotations and `labels` in tars whose numbers mean nothing."""
+    annotations = {f"tar_batch_1/{name}.json": sets.speakervid_annotation(name, 2.0, anno={}) for name in clips}
+    pack(root / "merged_anno" / "tar_batch_1.tar.gz", annotations)
+    for number, (label, content) in enumerate(labels.items(), 5):
+        pack(root / "raw_labels" / label / f"tar_batch_{number}.tar.gz", {f"{name}.json": content for name in clips})
+    for name in clips:
+        (root / f"{name}.mp4").touch()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_speakervid_raw_labels(tmp_path, packed):
+    make_published(tmp_path, LABELS)
+    if not packed:
+        for path in (tmp_path / "raw_labels").glob("*/*.tar.gz"):
+            with tarfile.open(path) as tar:
+                tar.extractall(path.parent / "tar_batch_7", filter="data")
+            path.unlink()
+    assert list(speakervid.scan(tmp_path)) == [
+        Record(
+            key=f"speakervid/{CLIP}",
+            video=str(tmp_path / f"{CLIP}.mp4"),
+            sound=(str(tmp_path / f"{CLIP}.mp4"),),
+            start=0.0,
+            end=None,
+            person="bbbbbbbbbbb",
+            caption="The person waves.",
+            source="speakervid",
+            measures={
+                "dover": 0.7, "luminance": 90.0, "blur": 0.9, "face_blur": 0.8, "hand": 0.6, "asr_confidence": -0.4, "no_speech": 0.1,
+                "talking": 1.0, "speakers": 1.0, "sync": pytest.approx(5.1),
+            },
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "refused"),
+    [
+        ("l_score", {"luminance": 5}, "luminance"),
+        ("asr", {"avg_logprob": -2}, "asr_confidence"),
+        ("asr", {"no_speech_prob": 0.9}, "no_speech"),
+        ("asr", {"asr": {"compression_ratio": 3}}, "compression"),
+        ("anno", {"number_of_people": 2}, None),
+    ],
+)
+def test_speakervid_filters_apply_to_packed_labels(tmp_path, label, score, refused):
+    make_published(tmp_path, {label: score})
+    (found,) = speakervid.scan(tmp_path)
+    left_out = filters.apply(filters.TIERS["base"], found)
+    assert (left_out and left_out.reason) == (refused and f"filter {refused}"), "merged_anno counts the speakers, and goes first"
+
+
+def test_speakervid_labels_only_of_clips_that_are_used(tmp_path):
+    make_published(tmp_path, LABELS, clips=(CLIP, OTHER))
+    pack(tmp_path / "raw_labels" / "asr" / "tar_batch_9.tar.gz", {f"{OTHER}.json": b"{'single': quotes}"})
+    (tmp_path / "raw_labels" / "asr" / "tar_batch_5.tar.gz").unlink()
+    (tmp_path / f"{OTHER}.mp4").unlink()
+    records, left_out = divide(speakervid.scan(tmp_path))
+    assert [record.key for record in records] == [f"speakervid/{CLIP}"]
+    assert left_out == {"not downloaded": 1}, "its label was not looked at"
+    (tmp_path / f"{OTHER}.mp4").touch()
+    assert divide(speakervid.scan(tmp_path))[1] == {"annotation unreadable": 1}
+
+
+def test_speakervid_damaged_labels(tmp_path):
+    make_published(tmp_path, LABELS)
+    whole = (tmp_path / "raw_labels" / "asr" / "tar_batch_5.tar.gz").read_bytes()
+    (tmp_path / "raw_labels" / "anno" / "tar_batch_6.tar.gz").write_bytes(whole[:60])
+    torn = tmp_path / "raw_labels" / "l_score" / "tar_batch_0.tar.gz"
+    pack(torn, {f"{CLIP}.json": {"frames": random.Random(0).randbytes(50_000).hex()}})
+    content = torn.read_bytes()
+    torn.write_bytes(content[:20_000] + bytes(10_000) + content[30_000:])
+    found = list(speakervid.scan(tmp_path))
+    assert [item.key for item in found] == [
+        "speakervid/anno/tar_batch_6.tar.gz", "speakervid/l_score/tar_batch_0.tar.gz", f"speakervid/{CLIP}",
+    ]  # fmt: skip
+    assert [item.reason for item in found[:2]] == ["annotation unreadable"] * 2
+    assert (found[2].caption, found[2].measures["luminance"]) == (FALLBACK_CAPTION, 90.0), "the other tar of l_score is whole"
+
+
+def test_speakervid_tars_of_clips(tmp_path, monkeypatch):
+    make_published(tmp_path, {}, clips=(CLIP, OTHER))
+    (tmp_path / "SFT_set.json").write_text(json.dumps([CLIP]))
+    for name in (CLIP, OTHER):
+        (tmp_path / f"{name}.mp4").unlink()
+        pack(tmp_path / "tars" / f"{name}.tar", {f"a/{name}.mp4": b"pictures", f"a/{name}.wav": b"sound", f"a/{name}.json": {}})
+    unpacked = tmp_path / "tars" / "unpacked"
+
+    def killed_after_one(path, content):
+        if unpacked.exists():
+            raise KeyboardInterrupt
+        write_whole(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(speakervid, "write_whole", killed_after_one)
+        list(speakervid.scan(tmp_path))
+    (record,) = speakervid.scan(tmp_path)
+    assert (record.video, record.sound) == (
+        str(unpacked / f"{CLIP}.mp4"),
+        (str(unpacked / f"{CLIP}.wav"), str(unpacked / f"{CLIP}.mp4")),
+    )
+    assert {path.name: path.read_bytes() for path in unpacked.iterdir()} == {f"{CLIP}.mp4": b"pictures", f"{CLIP}.wav": b"sound"}
+    assert (record.start, record.end, record.measures["dover"]) == (0.0, None, 0.7), "annotated as ever"
+
+    (tmp_path / "tars" / f"{CLIP}.tar").unlink()
+    assert list(speakervid.scan(tmp_path)) == [record], "the tar is not needed any more"
+
+
+def test_speakervid_damaged_tars_of_clips(tmp_path):
+    make_published(tmp_path, {}, clips=(CLIP, OTHER))
+    for name in (CLIP, OTHER):
+        (tmp_path / f"{name}.mp4").unlink()
+    pack(tmp_path / f"{CLIP}.tar", {f"{CLIP}.wav": b"sound", f"{CLIP}.mp4": bytes(100_000)})
+    sets.truncate(tmp_path / f"{CLIP}.tar")
+    pack(tmp_path / f"{OTHER}.tar", {f"{OTHER}.wav": b"sound"})
+    assert divide(speakervid.scan(tmp_path)) == ([], {"damaged": 2})
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 def test_speakervid_without_annotations(tmp_path):
