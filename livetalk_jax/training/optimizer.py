@@ -38,7 +38,13 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
 
 
 def adamw(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by the global norm, AdamW, and several batches an update where the configuration says so."""
+    """Clip by the global norm, AdamW, and several batches an update where the configuration says so.
+
+    Raises:
+        ValueError: an update has no batches.
+    """
+    if config.accumulate < 1:
+        raise ValueError(f"accumulate is {config.accumulate}: an update takes at least one batch")
     second = scale_by_second_moment(config.b2, config.eps)
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

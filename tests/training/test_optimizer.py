@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
+from livetalk_jax.parallel.seams import Part
 from livetalk_jax.training import lora
 from livetalk_jax.training.config import LoRAConfig, OptimizerConfig
 from livetalk_jax.training.optimizer import SecondMoment, adamw
-from livetalk_jax.training.state import learn, materialize, new_learner
+from livetalk_jax.training.state import Template, learn, materialize, new_learner
 
 CONFIG = OptimizerConfig(
     learning_rate=1e-2, warmup_steps=0, b1=0.0, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, accumulate=1, ema_decay=0.0
@@ -102,13 +104,13 @@ LORA = LoRAConfig(rank=2, alpha=4.0, pattern=r"\.kernel$")
 def test_lora_begins_with_no_change():
     factors = lora.factors(jax.random.key(0), weights(), LORA)
     assert {name: f.shape for name, f in factors.items()} == {"a.kernel.a": (3, 2), "a.kernel.b": (2, 4)}
-    for name, w in materialize(factors, weights(), LORA, "float32").items():
+    for name, w in materialize(factors, weights(), LORA).items():
         np.testing.assert_array_equal(w, WEIGHTS[name])
 
 
 def test_lora_change():
     factors = {"a.kernel.a": jnp.ones((3, 2)), "a.kernel.b": jnp.full((2, 4), 0.5)}
-    merged = materialize(factors, weights(), LORA, "float32")
+    merged = materialize(factors, weights(), LORA)
     np.testing.assert_allclose(merged["a.kernel"], WEIGHTS["a.kernel"] + 2.0 * np.ones((3, 4)), rtol=1e-6)
     np.testing.assert_array_equal(merged["b"], WEIGHTS["b"])
 
@@ -118,6 +120,15 @@ def test_lora_pattern_that_finds_nothing():
         lora.factors(jax.random.key(0), weights(), dataclasses.replace(LORA, pattern="nowhere"))
 
 
-def test_all_weights_are_computed_in_the_runs_dtype():
-    full = dataclasses.replace(LORA, rank=0)
-    assert {w.dtype for w in materialize(weights(), {}, full, "bfloat16").values()} == {jnp.bfloat16.dtype}
+def test_weights_are_cast_where_a_network_is_built():
+    trained = {"kernel": Part(jnp.ones((3, 4)), ("x",)), "bias": jnp.ones(4), "of another network": jnp.ones(2)}
+    assert materialize(trained, {}, dataclasses.replace(LORA, rank=0)) is trained
+    cast = Template(lambda: nnx.Linear(3, 4, param_dtype=jnp.bfloat16, rngs=nnx.Rngs(0))).cast(trained)
+    assert set(cast) == {"kernel", "bias"}
+    assert isinstance(cast["kernel"], Part)
+    assert {x.dtype for x in jax.tree.leaves(cast)} == {jnp.bfloat16.dtype}
+
+
+def test_an_update_takes_a_batch():
+    with pytest.raises(ValueError, match="accumulate is 0: an update takes at least one batch"):
+        adamw(changed(accumulate=0))
