@@ -70,7 +70,8 @@ def _whole(rows: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
 
 def _whole_forward(rows: jax.Array, axes: tuple[str, ...]) -> tuple[jax.Array, None]:
-    return _whole(rows, axes), None
+    # Not `_whole` again: `nn.stack` knows what not to keep by the primitive, which would be hidden in it.
+    return jax.lax.all_gather(rows, axes, axis=0, tiled=True), None
 
 
 def _whole_backward(axes: tuple[str, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:

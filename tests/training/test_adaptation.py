@@ -43,7 +43,7 @@ def test_motion_is_handed_over_up_to_so_often(stage1):
 
 def test_updates_of_one_program_are_those_of_many(stage1):
     """The loop that a GPU runs, against a program for each batch, as a CPU has it."""
-    settings = dataclasses.replace(stage1.stage.config.flow_matching, handed_over=0.5, disturbed=0.5, disturbance=0.5)
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, disturbed=0.5, disturbance=0.5)
     student = dataclasses.replace(stage1.stage.config.student, warmup_steps=0, learning_rate=1e-3)
     config = dataclasses.replace(stage1.stage.config, flow_matching=settings, student=student, updates=3)
     stage = Adaptation(config, one_device(), np.zeros((8, 16), np.float32))
