@@ -21,8 +21,6 @@ def synthetic(config: ConfigDict) -> ConfigDict:
     """The same on random numbers, to see it run."""
     config.runtime.dtype = "float32"
     config.data.update(source="synthetic", batch=2)
-    if "updates" in config:
-        config.updates = 1
     config.sampler.steps = min(config.sampler.steps, 8)
     config.loop.update(steps=20, log_every=1, save_every=10, sample_every=20)
     return config
@@ -47,5 +45,5 @@ def get_config(data: str = "") -> ConfigDict:
         timestep_shift=SHIFT, cold_start=0.2, cold_start_latent="portrait", movement_weight=0.5, handed_over=0.1, handovers=3,
         disturbed=0.3, disturbance=0.6,
     )  # fmt: skip
-    config.updates = 8
+    config.updates = 1 if data else 8
     return synthetic(config) if data else config

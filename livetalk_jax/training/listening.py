@@ -27,7 +27,7 @@ FILTER_BANDS = 8
 
 class SpeechBatch(NamedTuple):
     """Attributes:
-    waveform: float32 [B, samples]: what was heard before a chunk's end.
+    waveform: [B, samples]: what was heard before a chunk's end; float16 on the way in, float32 in a step.
     mouth: float32 [B, F, PARTS] of the chunk's frames.
     """
 

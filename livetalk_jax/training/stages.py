@@ -267,12 +267,12 @@ class Adaptation(Stage):
         config = self.config.flow_matching
         latents = batch.chunk_latents[:, 0]
         example = flow_matching.draw_example(self.key(when), latents, batch.portrait_latent, self.motion_latents, config)
+        motion = example.motion
         if config.handed_over:
-            motion = self.handed_over(frozen, batch, example.motion, jax.random.fold_in(self.key(when), 1))
-            example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
+            motion = self.handed_over(frozen, batch, motion, jax.random.fold_in(self.key(when), 1))
         if config.disturbed:
-            motion = flow_matching.disturb(jax.random.fold_in(self.key(when), 2), example.motion, config)
-            example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
+            motion = flow_matching.disturb(jax.random.fold_in(self.key(when), 2), motion, config)
+        example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
         text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
         given = given_of(batch, 0)._replace(text=text, windows=windows)
 

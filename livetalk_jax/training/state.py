@@ -211,8 +211,7 @@ def at_a_time(updates: int, accumulate: int, device: jax.Device) -> int:
 
 
 def materialize(trained: Weights, base: Weights, config: LoRAConfig) -> Weights:
-    """Weights of the network: those that are trained, or the frozen base with LoRA's changes. They are cast on each
-    device: so gradients of whole weights are summed over devices in float32."""
+    """Weights of the network: those that are trained, or the frozen base with LoRA's changes, in the base's dtype."""
     return lora.merge(base, trained, config) if config.rank else trained
 
 
