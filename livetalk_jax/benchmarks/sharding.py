@@ -57,7 +57,7 @@ def define(values: absl_flags.FlagValues) -> None:
 
 def candidates(devices: int, heads: int, token_grid: Pair, per_host: int | None = None) -> list[Plan]:
     """All plans of `devices` devices, those that tell most first: the default; the same grid without Ulysses; the default on the
-    other grids; heads in groups; overlapping VAE tiles; the rest."""
+    other grids; heads in groups; overlapping VAE tiles; the rest. Overlapping tiles must be equal, which not every grid allows."""
     plain = list(valid_plans(devices, heads, token_grid, per_host=per_host))
     if not plain or devices == 1:
         return []
@@ -66,10 +66,8 @@ def candidates(devices: int, heads: int, token_grid: Pair, per_host: int | None 
     same_sequence = [plan for plan in plain[1:] if plan.ulysses == first.ulysses]
     groups = [dataclasses.replace(first, head_groups=n) for n in HEAD_GROUPS]
     overlap = [dataclasses.replace(plan, vae_split="overlap") for plan in plain]
-    variants = [plan for plan in (*groups, *overlap[:1]) if plan.problem(heads, token_grid) is None]
-    # Overlapping tiles must be equal, which the default's grid may not allow.
-    if not any(plan.vae_split == "overlap" for plan in variants):
-        variants += [plan for plan in overlap if plan.problem(heads, token_grid) is None][:1]
+    groups, overlap = ([plan for plan in some if plan.problem(heads, token_grid) is None] for some in (groups, overlap))
+    variants = [*groups, *overlap[:1]]
     order = [
         first,
         *same_grid[-1:],
@@ -80,6 +78,7 @@ def candidates(devices: int, heads: int, token_grid: Pair, per_host: int | None 
         *variants,
         *same_grid,
         *plain,
+        *overlap,
     ]
     return list(dict.fromkeys(order))
 
@@ -405,7 +404,7 @@ def main(argv: list[str]) -> None:
         machine = Machine.parse(model_for)
         plans = chosen(values.plans, candidates(machine.devices, heads, (h, w), machine.per_host))
         about["device"] = f"PREDICTED for {machine.hosts} host(s) of {machine.per_host} {machine.chip.name}"
-        report = prediction.report(with_plan(config, plans[0]), machine, plans, about)
+        report = prediction.report(with_plan(config, plans[0] if plans else Plan()), machine, plans, about)
         if out is not None:
             report.write(out, f"predicted_{model_for}")
     else:

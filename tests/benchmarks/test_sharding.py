@@ -135,7 +135,9 @@ def test_all_plans_of_two_devices():
     plans = sharding.candidates(2, 40, (45, 26))
     names = [plan.name for plan in plans]
     assert names[:5] == ["u2r1-g1x2", "u1r2-g1x2", "u2r1-g2x1", "u2r1-g1x2-h2", "u2r1-g1x2-overlap"]
-    assert "u1r2-g2x1" in names
+    assert {name for name in names if "-h" not in name} == {
+        f"u{u}r{3 - u}-g{g}{split}" for u in (1, 2) for g in ("1x2", "2x1") for split in ("", "-overlap")
+    }
     assert len(set(names)) == len(names)
     assert all(plan.problem(40, (45, 26)) is None for plan in plans)
 
@@ -154,6 +156,12 @@ def test_all_plans_of_two_devices():
 def test_one_line_for_what_is_wrong(arguments, line):
     with pytest.raises(ValueError, match=line):
         sharding.main(["livetalk bench sharding", "--config=tiny", *arguments])
+
+
+def test_a_prediction_of_one_device(capsys):
+    sharding.main(["livetalk bench sharding", "--config=soulx_14b", "--model-for=h200x1"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("u")]
+    assert len(lines) == 1 and lines[0].startswith("u1r1-g1x1") and "predicted" in lines[0]
 
 
 def test_a_prediction_from_the_command_line(tmp_path, capsys):

@@ -25,9 +25,9 @@ CASES = [
 ]
 
 
-def tokens(seed: int, token_grid) -> np.ndarray:
+def tokens(seed: int, token_grid, frames: int = FRAMES) -> np.ndarray:
     """[1, T, h, w, A, K]"""
-    return random(seed, 1, FRAMES, *token_grid, HEADS, WIDTH)
+    return random(seed, 1, frames, *token_grid, HEADS, WIDTH)
 
 
 def attend(plan: Plan, token_grid, q, k, v):
@@ -53,6 +53,14 @@ def test_equals_one_device(plan, token_grid):
     q, k, v = (tokens(seed, token_grid) for seed in range(3))
     ours = jax.jit(functools.partial(attend, plan, token_grid))(q, k, v)
     assert error(ours, whole(token_grid, q, k, v)) < 1e-6
+
+
+def test_the_published_grid_equals_one_device():
+    """720×416 on eight, Ulysses in a ring; neither rows nor columns divide."""
+    plan, token_grid = Plan(ulysses=4, ring=2, rows=2, columns=4), (45, 26)
+    assert plan.problem(HEADS, token_grid) is None
+    q, k, v = (tokens(seed, token_grid, frames=1) for seed in range(3))
+    assert error(jax.jit(functools.partial(attend, plan, token_grid))(q, k, v), whole(token_grid, q, k, v)) < 1e-6
 
 
 @pytest.mark.parametrize("plan", [plans(8, UNEVEN)[1]], ids=lambda plan: plan.name)
