@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
         movement_weight=0.0,
         handed_over=0.0,
         handovers=1,
+        recycled=0.0,
         disturbed=0.0,
         disturbance=0.0,
     )

@@ -116,6 +116,8 @@ class FlowMatchingConfig:
       talking head that is the mouth before all. 0 weighs all places alike.
     - `handed_over`: how often a step's motion latents have gone through the handover between chunks, decoded, colour-matched and
       encoded again, once to `handovers` times: what a stream is given, where the VAE loses something each time. 0 leaves it out.
+    - `recycled`: how often a clip's motion latents get the error that the network now makes in the clip's last frames, which a stream
+      would go on from; the clip itself goes on without it. One more prediction without a gradient. 0 leaves it out.
     - `disturbed`: how often a clip's motion latents get patches of wrong colour and texture, of a deviation up to `disturbance`: the
       clip goes on without them, so that a stream which has caught one finds back to its portrait. 0 leaves it out.
     """
@@ -130,6 +132,7 @@ class FlowMatchingConfig:
     movement_weight: float
     handed_over: float
     handovers: int
+    recycled: float
     disturbed: float
     disturbance: float
 

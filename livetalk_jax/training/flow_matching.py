@@ -79,6 +79,18 @@ def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array,
     return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, jnp.int32(1), jnp.int32(motion_latents)))
 
 
+def recycle(key: jax.Array, motion: Motion, x0: jax.Array, latents: jax.Array, share: float) -> Motion:
+    """Motion latents [B, M, H, W, C], a `share` of the rows with the error of a prediction x0 in the last M of the frames `latents`.
+
+    The clip moves little in a chunk, so an error at its end lies much where one at its beginning would. A row of which less than all
+    M is known begins with a portrait, which stays as it is. Source: error recycling of Stable Video Infinity (2510.09212).
+    """
+    rows, frames = motion.latents.shape[:2]
+    hit = jax.random.bernoulli(key, share, (rows,)) & (motion.known == frames)
+    error = (x0 - latents)[:, -frames:].astype(motion.latents.dtype)
+    return Motion(motion.latents + jnp.where(per_row(hit), error, 0.0), motion.known)
+
+
 def disturb(key: jax.Array, motion: Motion, config: FlowMatchingConfig) -> Motion:
     """Motion latents [B, M, H, W, C] of some rows with patches that stay through all frames: what a stream may have caught.
 

@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from flax import nnx
 
-from livetalk_jax.diffusion.sampler import Motion, noise_draws, with_motion
+from livetalk_jax.diffusion.sampler import Motion, noise_draws, predict_x0, with_motion
+from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.dit import token_grid
 from livetalk_jax.nn.stack import Execution
@@ -268,6 +269,8 @@ class Adaptation(Stage):
         latents = batch.chunk_latents[:, 0]
         example = flow_matching.draw_example(self.key(when), latents, batch.portrait_latent, self.motion_latents, config)
         motion = example.motion
+        if config.recycled:
+            motion = self.recycled(learner, frozen, batch, motion, jax.random.fold_in(self.key(when), 3))
         if config.handed_over:
             motion = self.handed_over(frozen, batch, motion, jax.random.fold_in(self.key(when), 1))
         if config.disturbed:
@@ -289,6 +292,16 @@ class Adaptation(Stage):
         numbers = first.batch + jnp.arange(len(batches), dtype=jnp.uint32)
         when = When(jnp.full_like(numbers, first.step), numbers)
         return in_turn(lambda learner, batch, when: self.adapt(learner, frozen, batch, when), learner, batches, when)
+
+    def recycled(self, learner: Learner, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
+        """The motion with what the network, as it is, gets wrong in the last frames of the same clips."""
+        config, latents = self.config.flow_matching, batch.chunk_latents[:, 0]
+        whether, drawn = jax.random.split(key)
+        example = flow_matching.draw_example(drawn, latents, batch.portrait_latent, self.motion_latents, config)
+        velocity = self.conditional.velocity(self.weights(learner.weights, frozen), given_of(batch, 0))
+        sigma = flow_matching.per_row(example.timestep) / NUM_TIMESTEPS
+        x0 = predict_x0(example.noisy, velocity(example.noisy, example.timestep), sigma)
+        return flow_matching.recycle(whether, motion, x0, latents, config.recycled)
 
     def handed_over(self, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
         """The motion as a stream has it after some chunks, how many is drawn for all rows alike; a stream's first stays as it is."""
@@ -314,7 +327,7 @@ class Adaptation(Stage):
             learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))
             metrics.append(one)
             for batch in batches:
-                work = self.worked(work, batch, TRAINED)
+                work = self.worked(work, batch, TRAINED + bool(self.config.flow_matching.recycled))
         return {"student": learner}, _mean(metrics), work
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:

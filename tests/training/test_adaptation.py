@@ -41,9 +41,26 @@ def test_motion_is_handed_over_up_to_so_often(stage1):
     assert seen == {0, 1, 2}
 
 
+def test_recycled_motion_has_the_networks_error(stage1):
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=1.0, cold_start=0.0)
+    stage = Adaptation(
+        dataclasses.replace(stage1.stage.config, flow_matching=settings), one_device(), np.zeros((8, 16), np.float32)
+    )
+    batch, frames = stage1.batch, stage.motion_latents
+    given = Motion(batch.chunk_latents[:, 0, :frames], jnp.asarray([frames, 1]))
+    learner = stage1.state["student"]
+    recycled = jax.jit(stage.recycled)
+    motion = recycled(learner, stage1.frozen, batch, given, jax.random.key(0))
+    error = motion.latents - given.latents
+    assert jnp.abs(error[0]).max() > 0.01 and not error[1].any(), "a stream's first motion is the portrait"
+    still = learner._replace(weights=jax.tree.map(jnp.zeros_like, learner.weights))
+    other = recycled(still, stage1.frozen, batch, given, jax.random.key(0)).latents - given.latents
+    assert jnp.abs(other[0] - error[0]).max() > 0.01, "another network makes another error"
+
+
 def test_updates_of_one_program_are_those_of_many(stage1):
     """The loop that a GPU runs, against a program for each batch, as a CPU has it."""
-    settings = dataclasses.replace(stage1.stage.config.flow_matching, disturbed=0.5, disturbance=0.5)
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=0.5, disturbed=0.5, disturbance=0.5)
     student = dataclasses.replace(stage1.stage.config.student, warmup_steps=0, learning_rate=1e-3)
     config = dataclasses.replace(stage1.stage.config, flow_matching=settings, student=student, updates=3)
     stage = Adaptation(config, one_device(), np.zeros((8, 16), np.float32))
@@ -52,7 +69,11 @@ def test_updates_of_one_program_are_those_of_many(stage1):
     state, metrics, work = stage.step(stage.start(), stage1.frozen, 4, iter(batches))
     learner, mean = jax.jit(stage.updates)(stage.start()["student"], stage1.frozen, batches, When(np.uint32(4), np.uint32(0)))
     np.testing.assert_allclose(metrics["loss"], mean["loss"], rtol=1e-5)
-    assert work.tokens == 3 * stage.worked(Work(0, 0.0), stage1.batch, 1).tokens
+    one = stage.worked(Work(0, 0.0), stage1.batch, 1)
+    assert work.tokens == 3 * one.tokens
+    np.testing.assert_allclose(
+        work.flops, 3 * 4 * one.flops, err_msg="a prediction, its gradients at twice that, one more for its error"
+    )
     moved = 0
     for name, weight in state["student"].weights.items():
         np.testing.assert_allclose(learner.weights[name], weight, rtol=1e-4, atol=1e-4, err_msg=name)

@@ -16,7 +16,7 @@ SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
     temporal_weight=0.0,
-    movement_weight=0.0, handed_over=0.0, handovers=1, disturbed=0.0, disturbance=0.0,
+    movement_weight=0.0, handed_over=0.0, handovers=1, recycled=0.0, disturbed=0.0, disturbance=0.0,
 )  # fmt: skip
 
 
@@ -133,6 +133,17 @@ def test_what_moves_counts_more():
     known, one = motion(1), jnp.ones(1)
     plain, moved = (fm.flow_matching_loss(error - latents, latents, latents * 0, known, one, 0.0, share) for share in (0.0, 0.5))
     np.testing.assert_allclose(moved, 2.5 * plain, rtol=1e-5)
+
+
+def test_recycled_motion_has_the_error_of_the_last_frames():
+    given, latents, x0 = motion(2, 1, 2, 2), random(1), random(2)
+    dirty = fm.recycle(jax.random.key(0), given, x0, latents, 1.0)
+    expected = np.array(given.latents)
+    expected[[0, 2, 3]] += np.asarray(x0 - latents)[[0, 2, 3], 3:]
+    np.testing.assert_allclose(dirty.latents, expected, rtol=1e-6, err_msg="the last two of five frames; a portrait stays as it is")
+    np.testing.assert_array_equal(dirty.known, given.known)
+    hit = [bool(jnp.any(fm.recycle(jax.random.key(k), given, x0, latents, 0.25).latents != given.latents)) for k in range(60)]
+    assert 20 < sum(hit) < 50, "of three rows, one at least in 58 %"
 
 
 def test_disturbed_motion_is_patches_that_stay():
