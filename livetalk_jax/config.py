@@ -328,7 +328,13 @@ def _build(annotation: Any, value: Any, path: str, problems: list[str]) -> Any:
         problems += [f"unknown key {path}.{key} (known: {', '.join(fields)})" for key in value if key not in fields]
         problems += [f"missing key {path}.{name}" for name in fields if name not in value]
         built = {name: _build(kind, value[name], f"{path}.{name}", problems) for name, kind in fields.items() if name in value}
-        return None if problems else annotation(**built)
+        if problems:
+            return None
+        try:
+            return annotation(**built)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+            return None
     if origin is tuple:
         if not isinstance(value, (tuple, list)):
             problems.append(f"{path} must be a tuple, not {value!r}")

@@ -156,3 +156,20 @@ def test_everything_wrong_is_in_one_line():
         "missing key config.stream.fps",
         "config.sampler.shift must be float, not '5'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value"),
+    [
+        ("stage1_tiny", "flow_matching.disturbed", 1.5),
+        ("stage1_tiny", "flow_matching.drop_text", -0.1),
+        ("stage2_tiny", "distribution_matching.cold_start", 2.0),
+        ("audio_tiny", "listening.spoilt", 1.1),
+    ],
+)
+def test_shares_are_between_0_and_1(name, path, value):
+    config = importlib.import_module(f"livetalk_jax.configs.{name}").get_config()
+    group, key = path.split(".")
+    config[group][key] = value
+    with pytest.raises(ValueError, match=rf"^config\.{group}: {key} is {value}: give shares between 0 and 1$"):
+        training_config(config)

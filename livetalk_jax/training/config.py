@@ -99,6 +99,13 @@ class LoopConfig:
     sample_chunks: int
 
 
+def shares(config: Any, *names: str) -> None:
+    """Raises ValueError, naming all that are not, unless these are between 0 and 1."""
+    wrong = [f"{name} is {getattr(config, name)}" for name in names if not 0.0 <= getattr(config, name) <= 1.0]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: give shares between 0 and 1")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowMatchingConfig:
     """Stage 1: latency-aware spatiotemporal adaptation.
@@ -135,6 +142,9 @@ class FlowMatchingConfig:
     recycled: float
     disturbed: float
     disturbance: float
+
+    def __post_init__(self):
+        shares(self, "drop_text", "drop_audio", "cold_start", "movement_weight", "handed_over", "recycled", "disturbed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,6 +184,9 @@ class DistributionMatchingConfig:
     motion_noise: Literal["same_t", "none", "small_sigma"]
     small_sigma: float
     motion_in_loss: bool
+
+    def __post_init__(self):
+        shares(self, "cold_start", "handover_color", "small_sigma")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,6 +276,9 @@ class ListeningConfig:
     spoilt: float
     filter_db: float
     noise_db: float
+
+    def __post_init__(self):
+        shares(self, "spoilt")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
