@@ -5,6 +5,8 @@ switched off (`stream.networks.GPU_OPTIONS`) it then calls cuBLASLt with fast ac
 run in `dtype`.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -18,12 +20,21 @@ def matmul(x: jax.Array, weight: jax.Array) -> jax.Array:
     return lax.dot_general(rows, weight, (((1,), (1,)), ((), ())))[: len(x)]
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
 def linear(x: jax.Array, divisor: jax.Array, weight: jax.Array, scale: jax.Array, bias: jax.Array | None, dtype) -> jax.Array:
     """`reference.linear`. With one divisor for all tokens the scales, the bias, and a GELU and quantisation behind it are part of
     the call; with one a token they become part of whatever reads the result, and the product is rounded to `dtype` first.
+
+    Raises:
+        NotImplementedError: under differentiation; gradients would be rounded to 8 bits on the way.
     """
     if divisor.ndim == 0:
         out = matmul(x.astype(dtype) * divisor.astype(dtype), weight.astype(dtype) * scale.astype(dtype))
         return out if bias is None else out + bias.astype(dtype)
     out = matmul(x.astype(dtype), weight.astype(dtype)).astype(jnp.float32) * (divisor * scale)
     return (out if bias is None else out + bias.astype(jnp.float32)).astype(dtype)
+
+
+@linear.defjvp
+def _no_gradient(*_):
+    raise NotImplementedError("8-bit linear layers have no gradient; train with runtime.linear 'native'")

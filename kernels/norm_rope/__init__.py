@@ -1,3 +1,35 @@
-"""RMS norm with rotary positions: `norm_rope` is the reference, which XLA fuses into two kernels; `triton.norm_rope` is one."""
+"""RMS norm with rotary positions: `norm_rope` is the reference, which XLA fuses into two kernels; `triton.norm_rope` is one, for
+which `without_triton` must have no reason."""
+
+import re
+from importlib import metadata
 
 from .reference import norm_rope as norm_rope
+
+
+def without_triton() -> str | None:
+    """Why `triton.norm_rope` cannot run here, None if it can: jax-triton, or what it requires, is not installed or too old.
+
+    PyTorch keeps an older Triton than jax-triton may want, and that fails only when a kernel is called: jax-triton 0.4.1 wants 3.7,
+    takes 3.6 for one without NVIDIA's part and ends in an AttributeError; jax-triton 0.3.1 is content with 3.6.
+    """
+    try:
+        version, requirements = metadata.version("jax-triton"), metadata.requires("jax-triton") or []
+    except metadata.PackageNotFoundError:
+        return "jax-triton is not installed"
+    for requirement in requirements:
+        if ";" in requirement:  # for its own tests
+            continue
+        name, least = re.split(r"[^\w.-]", requirement)[0], requirement.partition(">=")[2]
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return f"jax-triton {version} wants {requirement}, which is not installed"
+        if _release(installed) < _release(least):
+            return f"jax-triton {version} wants {requirement}, not {name} {installed}"
+    return None
+
+
+def _release(version: str) -> list[int]:
+    """The numbers that a version begins with."""
+    return [int(number) for number in re.findall(r"\d+", re.split(r"[^\d.]", version.strip())[0])]

@@ -1,4 +1,7 @@
-"""`reference.norm_rope` as one Triton kernel through jax-triton: x is read once and written once."""
+"""`reference.norm_rope` as one Triton kernel through jax-triton: x is read once and written once.
+
+Import it where `without_triton` of this folder has no reason against it.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -6,9 +6,11 @@ program, each on an input that hangs on the one before; the first run is left ou
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import json
 import multiprocessing
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,12 +24,13 @@ from flax import nnx
 from jax import lax
 
 from livetalk_jax import flags
+from livetalk_jax.benchmarks.latency import driver
 from livetalk_jax.config import DiTConfig
 from livetalk_jax.kernels.attention import cudnn, eight_bit, mosaic_fp8, mosaic_gpu, reference, select
 from livetalk_jax.kernels.attention import specs as attention_specs
 from livetalk_jax.kernels.linear import cublaslt, quantize, scale_of, to_e4m3
 from livetalk_jax.kernels.linear import specs as linear_specs
-from livetalk_jax.kernels.norm_rope import norm_rope
+from livetalk_jax.kernels.norm_rope import norm_rope, without_triton
 from livetalk_jax.models.dit import DiT
 from livetalk_jax.nn.quantization import DIT_FP8, largest_inputs
 from livetalk_jax.nn.quantization import quantize as quantize_network
@@ -39,9 +42,9 @@ from livetalk_jax.stream.networks import GPU_OPTIONS, compiled, random_network
 
 USAGE = """usage: livetalk bench kernels [--config soulx_14b] [--budget 400] [--sections check,dit,…] [--out DIR]
 
-Needs an NVIDIA GPU, but for the section "accuracy". PyTorch is timed too where it is installed, and Triton where jax-triton
-is. On a CPU: livetalk bench kernels --config soulx_14b --config.model.dit.num_layers=2 --config.stream.buckets='((128, 128),)'
---sections accuracy
+Needs an NVIDIA GPU, but for the section "accuracy". PyTorch, tokamax and jax-triton are timed too where they are installed, and
+where they are not, a row says why. On a CPU: livetalk bench kernels --config soulx_14b --config.model.dit.num_layers=2
+--config.stream.buckets='((128, 128),)' --sections accuracy
 """
 # name: share of the time left that a section may take; what it leaves goes to the next.
 SECTIONS = {"check": 0.25, "dit": 0.6, "attention": 0.5, "linear": 0.5, "norm_rope": 0.3, "accuracy": 1.0}
@@ -62,6 +65,7 @@ def main(argv: list[str]) -> None:
     out = None if values.out is None else Path(values.out)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    about = {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
     end = time.monotonic() + values.budget
     start = multiprocessing.get_context("spawn")
     for name in values.sections:
@@ -69,7 +73,7 @@ def main(argv: list[str]) -> None:
         limit = (end - time.monotonic()) * share
         print(f"== {name} (at most {limit:.0f} s)", flush=True)
         # Without --config this is `tiny`, which is for trying the command out.
-        process = start.Process(target=_section, args=(name, config, limit, values.repeats, out))
+        process = start.Process(target=_section, args=(name, config, limit, values.repeats, out, about))
         process.start()
         process.join(limit + 5.0)
         if process.exitcode is None:
@@ -78,13 +82,13 @@ def main(argv: list[str]) -> None:
             process.join(10.0)
 
 
-def _section(name: str, config: Any, limit: float, repeats: int, out: Path | None) -> None:
+def _section(name: str, config: Any, limit: float, repeats: int, out: Path | None, about: dict[str, Any]) -> None:
     began = time.monotonic()
     device = jax.devices()[0]
     if device.platform != "gpu" and name != "accuracy":
         raise SystemExit(f"   {name} needs an NVIDIA GPU, not {device.platform}")
     rows: list[dict] = []
-    about = {"device": device.device_kind, "jax": jax.__version__, "section": name, "rows": rows}
+    about = {**about, "device": device.device_kind, "driver": driver(device), "jax": jax.__version__, "section": name, "rows": rows}
 
     def report(what: str, **numbers: float | str) -> None:
         rows.append({"what": what, **numbers})
@@ -99,9 +103,11 @@ def _section(name: str, config: Any, limit: float, repeats: int, out: Path | Non
 
 @contextlib.contextmanager
 def _told(report: Report, what: str) -> Iterator[None]:
-    """A failure becomes a line of the report: it must not take the measurements after it along."""
+    """A failure, or a library that is not here, becomes a line of the report: it must not take the measurements after it along."""
     try:
         yield
+    except ImportError as error:
+        report(what, absent=str(error))
     except Exception as error:
         report(what, failed=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -345,6 +351,7 @@ def attention(config: Any, clock: Clock, report: Report) -> None:
             runs["ours with log-sum-exp"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, return_lse=True)[0]
             runs["ours with a length"] = lambda q, k, v: mosaic_gpu.attention(q, k, v, key_length=jnp.int32(k.shape[1]))
             runs["JAX's Mosaic GPU, float16, padded to 10,624"] = _jax_mosaic
+            runs["tokamax's Mosaic GPU, untuned"] = _tokamax
         timed: dict[str, tuple[Callable, tuple]] = {name: (fn, (q, k, v)) for name, fn in runs.items()}
         if shape == "10,544 tokens":
             short_q, short_k, short_v, scale, _ = jax.jit(eight_bit.quantize)(q, k, v)
@@ -377,13 +384,17 @@ def _jax_mosaic(q, k, v):
     return attention_mgpu.attention(*padded, config)
 
 
+def _tokamax(q, k, v):
+    """tokamax's kernel for Hopper; without a name it would take another where that one fails."""
+    import tokamax
+
+    return tokamax.dot_product_attention(q, k, v, implementation="mosaic")
+
+
 def _torch_attention(q, k, v, work: float, report: Report) -> None:
-    try:
-        import torch
-        from torch.nn.attention import SDPBackend, sdpa_kernel
-    except ImportError:
-        report("PyTorch", skipped="not installed")
-        return
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     query, key, value = (torch.randn(x.shape, dtype=torch.bfloat16, device="cuda").transpose(1, 2) for x in (q, k, v))
     for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("flash", SDPBackend.FLASH_ATTENTION)):
         times = []
@@ -447,6 +458,9 @@ def norms(config: Any, clock: Clock, report: Report) -> None:
     flat: Callable = lambda *args: xla(*args).reshape(x.shape)  # noqa: E731
     ms = clock.milliseconds(flat, x, weight, cos, sin, length=64)
     report("norm and rotary: XLA", ms=ms, TB_s=bytes_moved / ms)
+    if reason := without_triton():
+        report("norm and rotary: Triton", absent=reason)
+        return
     from livetalk_jax.kernels.norm_rope import triton
 
     for warps in (4, 8, 16):

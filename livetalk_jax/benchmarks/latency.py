@@ -1,34 +1,41 @@
-"""`livetalk bench latency`: seconds of a DiT step, the VAE, the speech encoder and whole chunks, and the memory they took.
+"""`livetalk bench latency`: where the time of a chunk goes on this machine, how many frames a second that is, and the memory it took.
 
-Weights and inputs are random: times do not depend on them. Calls are chained inside one program, the first run is left out, and
-the median of the rest is reported.
+Weights and inputs are random: times do not depend on them. The VAE, the colour match and chunks are called several times in a row,
+the first run of everything is left out, and the median of the rest is reported with the shortest and the longest.
 """
 
 import collections
+import contextlib
 import datetime
-import json
+import importlib.metadata
+import platform
 import shlex
+import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax import flags
-from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, median_seconds
+from livetalk_jax.benchmarks.breakdown import Breakdown
+from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, matching, seconds_of_runs
 from livetalk_jax.diffusion.sampler import noise_draws
-from livetalk_jax.files import write_whole
 from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.distributed import initialize
+from livetalk_jax.parallel.placement import put
 from livetalk_jax.stream.networks import random_networks
 from livetalk_jax.stream.session import Pipeline, Session, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
-USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json]
+USAGE = """usage: livetalk bench latency [--config soulx_14b] [--devices 2] [--repeats 5] [--out FILE.json] [--profile DIR]
 
-In 8 bits (--config.runtime.linear=fp8) on one device scales are fixed, as in what `livetalk quantize` writes.
+Weights are always random, which no flag has to ask for: times do not depend on them.
+In 8 bits (--config.runtime.linear=fp8) scales are fixed, as in what `livetalk quantize` writes.
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
 LARGEST = 6.0  # of what a random network's layers are given at 14B
@@ -38,40 +45,60 @@ def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("devices", None, "For --config.parallel.devices.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_integer("repeats", 5, "Timed runs of each program.", lower_bound=1, flag_values=values)
     absl_flags.DEFINE_multi_integer("steps", [], "Time a chunk of so many denoising steps too.", lower_bound=1, flag_values=values)
-    absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
+    help = "Write the results to this JSON file too, and .txt and .svg beside it."
+    absl_flags.DEFINE_string("out", None, help, flag_values=values)
+    help = "Leave a trace of one chunk in this folder, for TensorBoard and (perfetto_trace.json.gz) for ui.perfetto.dev."
+    absl_flags.DEFINE_string("profile", None, help, flag_values=values)
 
 
-def begin_session(pipeline: Pipeline, repeats: int, report: Callable[[str, float], None]) -> Session:
-    """A session of a random portrait; reports the seconds of its start."""
+class Runs(dict[str, list[float]]):
+    """Seconds of every timed run, by what was run; each median is told as soon as it is known."""
+
+    def __init__(self):
+        super().__init__()
+        self._began = time.perf_counter()
+
+    def time(self, name: str, run: Callable[[], object], repeats: int, calls: int = 1) -> None:
+        """run(), which is `calls` calls of what `name` says."""
+        self.add(name, [seconds / calls for seconds in seconds_of_runs(run, repeats)])
+
+    def add(self, name: str, seconds: list[float]) -> None:
+        self[name] = seconds
+        if jax.process_index() == 0:
+            print(f"{time.perf_counter() - self._began:5.0f} s  {name} {1e3 * statistics.median(seconds):.1f} ms", flush=True)
+
+
+def begin_session(pipeline: Pipeline, repeats: int, runs: Runs) -> Session:
+    """A session of a random portrait; times its start."""
     geometry = pipeline.geometry
     portrait = np.random.default_rng(0).uniform(-1, 1, (geometry.height, geometry.width, 3)).astype(np.float32)
     begin = time.perf_counter()
     session = pipeline.start(portrait)
     pipeline.warm_up(session)
-    report("start: conditions and compilation", time.perf_counter() - begin)
-    report("start: conditions", median_seconds(lambda: pipeline.start(portrait).conditions, repeats))
+    runs.add("start: conditions and compilation", [time.perf_counter() - begin])
+    runs.time("start: conditions", lambda: pipeline.start(portrait).conditions, repeats)
     return session
 
 
-def measure_stages(pipeline: Pipeline, session: Session, repeats: int, report: Callable[[str, float], None]) -> None:
-    """Report seconds a call of every stage of a chunk, on all devices of the pipeline's plan."""
-    geometry, stream, sampler, networks = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, pipeline.networks
+def time_parts(pipeline: Pipeline, session: Session, repeats: int, runs: Runs) -> None:
+    """Every part of a chunk in a program of its own, on all devices of the pipeline's plan."""
+    geometry, stream, sampler, conditions = pipeline.geometry, pipeline.config.stream, pipeline.config.sampler, session.conditions
     rng = np.random.default_rng(0)
     speech = silence(pipeline)
+    runs.time("audio", lambda: pipeline.chunk_windows(speech), repeats)
     windows = pipeline.chunk_windows(speech)
-    report("audio: wav2vec2 windows of a chunk", median_seconds(lambda: pipeline.chunk_windows(speech), repeats))
 
-    shape = (noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, networks.dit.config.out_channels)
-    noise = rng.normal(size=shape).astype(np.float32)
-    decode, encode = decoding(pipeline), encoding(pipeline)
-    dtype = session.conditions.reference.dtype
-    z = np.asarray(noise[0], dtype)
-    video = rng.uniform(-1, 1, (1, stream.motion_frames, geometry.height, geometry.width, 3)).astype(dtype)
-    report(f"VAE: decode {stream.frames} frames", median_seconds(lambda: decode(z), repeats) / CHAIN)
-    report(f"VAE: encode {stream.motion_frames} frames", median_seconds(lambda: encode(video), repeats) / CHAIN)
-    timed = denoising(pipeline)
-    total = median_seconds(lambda: timed(session.conditions, windows, noise, session.motion), repeats)
-    report("DiT: one step", total / sampler.steps)
+    dtype, channels = conditions.reference.dtype, pipeline.networks.dit.config.out_channels
+    noise = rng.normal(size=(noise_draws(sampler.method, sampler.steps), 1, *geometry.latent_grid, channels)).astype(np.float32)
+    video = rng.uniform(-1, 1, (1, stream.frames, geometry.height, geometry.width, 3)).astype(dtype)
+    latents, last = noise[0].astype(dtype), video[:, -stream.motion_frames :]
+    noise, latents, video, last = put((noise, latents, video, last), pipeline.layout.whole)
+    decode, match, encode, loop = decoding(pipeline), matching(pipeline), encoding(pipeline), denoising(pipeline)
+    runs.time("VAE decode", lambda: decode(latents), repeats, CHAIN)
+    runs.time("colour match", lambda: match(conditions.color, video), repeats, CHAIN)
+    runs.time("VAE encode", lambda: encode(last), repeats, CHAIN)
+    runs.time("DiT", lambda: loop(conditions, windows, noise, session.motion), repeats)
+    runs.add("DiT step", [seconds / sampler.steps for seconds in runs["DiT"]])
 
 
 def silence(pipeline: Pipeline) -> np.ndarray:
@@ -80,8 +107,8 @@ def silence(pipeline: Pipeline) -> np.ndarray:
     return np.zeros((1, stream.audio_context_seconds * stream.sample_rate), np.float32)
 
 
-def measure_chunk(pipeline: Pipeline, session: Session, repeats: int) -> float:
-    """Seconds of a chunk, audio included; of `session`, only the conditions and the motion are used."""
+def time_chunk(name: str, pipeline: Pipeline, session: Session, repeats: int, runs: Runs) -> None:
+    """A chunk, audio included; of `session`, only the conditions and the motion are used."""
     session = Session(pipeline, session.conditions, session.motion, persons=1, seed=0)
     speech = silence(pipeline)
 
@@ -90,68 +117,109 @@ def measure_chunk(pipeline: Pipeline, session: Session, repeats: int) -> float:
             frames = session.generate(pipeline.chunk_windows(speech))
         return frames
 
-    seconds = median_seconds(chunks, repeats) / CHAIN
+    runs.time(name, chunks, repeats, CHAIN)
     assert pipeline.chunk.programs == 1, "a chunk was compiled more than once"
-    return seconds
+
+
+def profile(pipeline: Pipeline, session: Session, folder: Path) -> None:
+    """Leave a trace of one chunk, audio included, which ran before; of the first process alone."""
+    first = jax.process_index() == 0
+    with jax.profiler.trace(folder, create_perfetto_trace=True) if first else contextlib.nullcontext():
+        pipeline.warm_up(session)
+
+
+def driver(device: jax.Device) -> str | None:
+    """Version of the driver of an NVIDIA GPU, if `nvidia-smi` is there to tell it."""
+    if device.platform != "gpu":
+        return None
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told[0] if told else None
+
+
+def facts(pipeline: Pipeline, repeats: int) -> dict[str, Any]:
+    """What was measured, and on what; without what is not known here."""
+    config, geometry, where = pipeline.config, pipeline.geometry, pipeline.layout
+    device = where.devices[0]
+    about = {
+        "device": device.device_kind,
+        "driver": driver(device),
+        "devices": len(where.devices),
+        "plan": where.plan.name,
+        "plan explained": where.explain(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
+        "size": f"{geometry.width}x{geometry.height}",
+        "frames": geometry.frames,
+        "motion frames": geometry.motion_frames,
+        "latents": "x".join(map(str, geometry.latent_grid)),
+        "tokens": geometry.tokens,
+        "dtype": config.runtime.dtype,
+        "attention": pipeline.attention,
+        "linear": config.runtime.linear,
+        "scales": "fixed" if config.runtime.linear == "fp8" else None,
+        "warm-up runs": 1,
+        "timed runs": f"{repeats}, of the VAE, the colour match and chunks {CHAIN} in a row each",
+    }
+    return {key: value for key, value in about.items() if value is not None}
+
+
+def result_paths(values: absl_flags.FlagValues) -> tuple[Path | None, Path | None]:
+    """--out and --profile.
+
+    Raises:
+        UsageError: nothing could be written there.
+    """
+    out, folder = (None if path is None else Path(path) for path in (values.out, values.profile))
+    for path in (out, folder):
+        if path is not None and not path.parent.is_dir():
+            raise flags.UsageError(f"cannot write {path}: the folder {path.parent} does not exist")
+    if out is not None and out.suffix != ".json":
+        raise flags.UsageError(f"--out {out} must end in .json; the table and the picture go beside it")
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise flags.UsageError(f"--profile {folder} must be a folder")
+    return out, folder
 
 
 def main(argv: list[str]) -> None:
     values, config = flags.parse(define, argv, USAGE)
     initialize()
-    out = None if values.out is None else Path(values.out)
-    if out is not None and not out.parent.is_dir():
-        raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
+    out, folder = result_paths(values)
     if values.devices is not None:
         config = config.with_devices(values.devices)
     size = config.stream.buckets[0]
     where = layout(config, size)
     networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where)
     tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
-    if config.runtime.linear == "fp8" and len(where.devices) == 1:
+    if config.runtime.linear == "fp8":
         networks = networks._replace(dit=quantize(networks.dit, DIT_FP8, collections.defaultdict(lambda: LARGEST)))
-    pipeline = Pipeline(networks, config, size, tokenize)
-    seconds: dict[str, float] = {}
+    pipeline, own = Pipeline(networks, config, size, tokenize), config.sampler.steps
 
-    def report(name: str, value: float) -> None:
-        seconds[name] = value
-        if jax.process_index() == 0:
-            print(f"  {name:44}{1000 * value:10.1f} ms", flush=True)
-
-    new_frames, own = pipeline.geometry.new_frames, config.sampler.steps
-    session = begin_session(pipeline, values.repeats, report)
-    for steps in dict.fromkeys([own, *values.steps]):
-        other = pipeline if steps == own else Pipeline(networks, config.with_steps(steps), size, tokenize)
-        name = f"chunk of {new_frames} new frames, audio included"
-        report(name if steps == own else f"{name}, {steps} steps", measure_chunk(other, session, values.repeats))
-    measure_stages(pipeline, session, values.repeats, report)
-
-    device = where.devices[0]
-    memory = device.memory_stats() or {}
-    chunk = seconds[f"chunk of {new_frames} new frames, audio included"]
-    result = {
-        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
-        "date": datetime.date.today().isoformat(),
-        "device": device.device_kind,
-        "devices": len(where.devices),
-        "plan": where.plan.name,
-        "plan explained": where.explain(),
-        "jax": jax.__version__,
-        "size": f"{size[1]}x{size[0]}",
-        "dtype": config.runtime.dtype,
-        "attention": pipeline.attention,
-        "linear": config.runtime.linear,
-        "tokens": pipeline.geometry.tokens,
-        "seconds": seconds,
-        "frames_per_second": new_frames / chunk,
-        "peak_bytes": memory.get("peak_bytes_in_use"),
-        "weights": {name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in networks._asdict().items()},
-    }
+    runs = Runs()
+    session = begin_session(pipeline, values.repeats, runs)
+    time_chunk("chunk", pipeline, session, values.repeats, runs)
+    for steps in dict.fromkeys(values.steps):
+        if steps != own:
+            other = Pipeline(networks, config.with_steps(steps), size, tokenize)
+            time_chunk(f"chunk, {steps} steps", other, session, values.repeats, runs)
+    time_parts(pipeline, session, values.repeats, runs)
+    if folder is not None:
+        profile(pipeline, session, folder)
     if jax.process_index() != 0:
         return
-    print(result["plan explained"])
-    print(", ".join(str(result[key]) for key in ("device", "jax", "size", "tokens", "dtype", "attention", "linear")))
-    print(f"  {'frames a second':44}{result['frames_per_second']:10.1f}")
-    if result["peak_bytes"]:
-        print(f"  {'peak device memory':44}{result['peak_bytes'] / 2**30:10.1f} GiB")
+    command = {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
+    breakdown = Breakdown(
+        about=command | facts(pipeline, values.repeats),
+        runs=runs,
+        steps=own,
+        new_frames=pipeline.geometry.new_frames,
+        peak_bytes=(where.devices[0].memory_stats() or {}).get("peak_bytes_in_use"),
+        weights={name: sum(x.nbytes for x in jax.tree.leaves(net)) for name, net in pipeline.networks._asdict().items()},
+    )
+    print(f"\n{breakdown.text()}")
     if out is not None:
-        write_whole(out, json.dumps(result, indent=2) + "\n")
+        breakdown.write(out)

@@ -13,21 +13,27 @@ from jax.sharding import NamedSharding, PartitionSpec
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.parallel.layout import WHOLE, Layout
 from livetalk_jax.stream.chunk import denoise
+from livetalk_jax.stream.color import match_colors
 from livetalk_jax.stream.networks import compiled
 from livetalk_jax.stream.session import Pipeline
 
-CHAIN = 4  # VAE calls in one program
+CHAIN = 4  # calls of the VAE or the colour match in one program
 
 
-def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time of run(), which returns arrays to wait for; one run before is not counted."""
+def seconds_of_runs(run: Callable[[], object], repeats: int) -> list[float]:
+    """Wall times of run(), which returns arrays to wait for; one run before is not counted."""
     jax.block_until_ready(run())
-    times = []
+    seconds = []
     for _ in range(repeats):
         begin = time.perf_counter()
         jax.block_until_ready(run())
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median of `seconds_of_runs`."""
+    return statistics.median(seconds_of_runs(run, repeats))
 
 
 def denoising(pipeline: Pipeline) -> compiled:
@@ -61,6 +67,18 @@ def decoding(pipeline: Pipeline) -> compiled:
 def encoding(pipeline: Pipeline) -> compiled:
     """A whole video [1, F, Y, X, 3] -> nothing of interest: CHAIN encodes."""
     return chained(pipeline, lambda vae, x: vae.encode(x, parallel=pipeline.parallel))
+
+
+def matching(pipeline: Pipeline) -> compiled:
+    """(Lab statistics, whole video [1, F, Y, X, 3]) -> nothing of interest: CHAIN colour matches, each of the one before."""
+    parallel, strength = pipeline.parallel, pipeline.config.stream.color_strength
+
+    def run(color, x):
+        x = parallel.take_spatial(x, 2)
+        return jax.lax.scan(lambda x, _: (match_colors(x, color, strength, parallel), None), x, length=CHAIN)[0]
+
+    conditions = pipeline.specs[0]
+    return pipeline.spread(run, in_specs=(conditions.color, WHOLE), out_specs=conditions.reference)
 
 
 def place(layout: Layout, specs: Any, tree: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from livetalk_jax.benchmarks.kernels import poison
 from livetalk_jax.config import DiTConfig
 from livetalk_jax.kernels.attention import EIGHT_BIT, IMPLEMENTATIONS, cudnn, reference, select
 from livetalk_jax.kernels.attention.specs import SPECS
@@ -84,6 +85,8 @@ def error(ours, expected):
 )
 def test_against_torch(name, dtype, shape):
     q, k, v = inputs(shape, dtype)
+    if SERVES[name].gpu:
+        poison()
     out = jax.jit(IMPLEMENTATIONS[name])(q, k, v)
     assert out.dtype == q.dtype
     assert error(out, by_torch(q, k, v)) < TOLERANCE[dtype]

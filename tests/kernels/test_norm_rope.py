@@ -1,26 +1,41 @@
 """RMS norm and rotary positions in one: the reference against the layers, and Triton's kernel against the reference."""
 
+from importlib import metadata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from livetalk_jax.kernels.norm_rope import norm_rope
+from livetalk_jax.benchmarks.kernels import poison
+from livetalk_jax.kernels.norm_rope import norm_rope, without_triton
 from livetalk_jax.nn.layers import RMSNorm
 from livetalk_jax.nn.rotary import rotary_3d, rotate
 
+# Width and width of a head: the models', and such as are no power of two.
+WIDTHS = [(5120, 128), (1536, 128), (96, 32), (400, 80), (42, 14)]
+# Of whole tokens; their squares stay within float32.
+MAGNITUDES = (1.0, 0.0, 1e-15, 1e-3, 1e4, 1e15)
 
-def inputs(tokens, dim, head_dim, dtype):
+
+def inputs(tokens, dim, head_dim, dtype, magnitudes=(1.0,)):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, tokens, dim)), dtype)
+    x = rng.standard_normal((2, tokens, dim)) * np.resize(magnitudes, (tokens, 1))
     weight = jnp.asarray(1 + 0.1 * rng.standard_normal(dim), dtype)
     cos, sin = (jnp.asarray(table)[:tokens] for table in rotary_3d((3, 5, 7), head_dim))
-    return x, weight, cos, sin
+    return jnp.asarray(x, dtype), weight, cos, sin
 
 
 def error(ours, expected):
     ours, expected = np.asarray(ours, np.float64), np.asarray(expected, np.float64)
     return np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+
+
+def errors(ours, expected):
+    """The error of each token; of one that is zero, the largest number."""
+    ours, expected = (np.asarray(x, np.float64).reshape(-1, x.shape[-2] * x.shape[-1]) for x in (ours, expected))
+    size = np.linalg.norm(expected, axis=1)
+    return np.linalg.norm(ours - expected, axis=1) / np.where(size == 0.0, 1.0, size)
 
 
 def test_reference_against_the_layers():
@@ -31,13 +46,59 @@ def test_reference_against_the_layers():
     assert error(norm_rope(x, weight, cos, sin, eps=1e-6), expected) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_reference_of_small_and_large_tokens(dtype):
+    x, weight, cos, sin = inputs(13, 42, 14, dtype, MAGNITUDES)
+    wide, scale, cosine, sine = (np.asarray(array, np.float64) for array in (x, weight, cos, sin))
+    wide = wide * scale / np.sqrt(np.mean(np.square(wide), -1, keepdims=True) + 1e-6)
+    pairs = wide.reshape(2, 13, 3, 7, 2)
+    turned = (pairs[..., 0] + 1j * pairs[..., 1]) * (cosine + 1j * sine)[:, None]
+    expected = np.stack([turned.real, turned.imag], -1).reshape(2, 13, 3, 14)
+    assert errors(norm_rope(x, weight, cos, sin, eps=1e-6), expected).max() < {"float32": 1e-6, "bfloat16": 4e-3}[dtype]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize(("dim", "head_dim"), [(5120, 128), (1536, 128), (96, 32)])
+@pytest.mark.parametrize(("dim", "head_dim"), WIDTHS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_triton_against_the_reference(dim, head_dim, dtype):
-    pytest.importorskip("jax_triton", reason="jax-triton is not installed")
+    if reason := without_triton():
+        pytest.skip(reason)
     from livetalk_jax.kernels.norm_rope import triton
 
-    args = inputs(100, dim, head_dim, dtype)
+    args = inputs(101, dim, head_dim, dtype, MAGNITUDES)
+    expected = norm_rope(*args, eps=1e-6)
+    poison()
     out = jax.jit(lambda *a: triton.norm_rope(*a, eps=1e-6))(*args)
-    assert error(out, norm_rope(*args, eps=1e-6)) < {"float32": 1e-6, "bfloat16": 6e-3}[dtype]
+    assert errors(out, expected).max() < {"float32": 1e-6, "bfloat16": 6e-3}[dtype]
+
+
+OF_031 = ["absl-py>=1.4.0", "jax>=0.8.2", "triton>=3.6", 'pytest; extra == "tests"']
+OF_041 = ["absl-py>=1.4.0", "jax>=0.11.0", "triton>=3.7", 'pytest; extra == "tests"']
+
+
+@pytest.mark.parametrize(
+    ("requirements", "triton", "reason"),
+    [
+        (None, "3.7.1", "jax-triton is not installed"),
+        (OF_041, None, "jax-triton 0.4.1 wants triton>=3.7, which is not installed"),
+        (OF_041, "3.6.0", "jax-triton 0.4.1 wants triton>=3.7, not triton 3.6.0"),
+        (OF_041, "3.6.0+git1234", "jax-triton 0.4.1 wants triton>=3.7, not triton 3.6.0+git1234"),
+        (OF_041, "3.7.1", None),
+        (OF_041, "3.10.0", None),
+        (OF_031, "3.6.0", None),
+        (["triton"], "3.6.0", None),
+        (["triton<4,>=3.6"], "3.5.1", "jax-triton 0.4.1 wants triton<4,>=3.6, not triton 3.5.1"),
+    ],
+)
+def test_why_triton_cannot_run(monkeypatch, requirements, triton, reason):
+    """Whatever is installed here."""
+    versions = {"jax-triton": requirements and "0.4.1", "triton": triton, "jax": "0.11.2", "absl-py": "2.3.1"}
+
+    def version(name):
+        if versions[name] is None:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "requires", lambda name: requirements)
+    assert without_triton() == reason
