@@ -8,6 +8,7 @@ docs/serving.md has the protocol.
 """
 
 import os
+import signal
 import sys
 
 import jax
@@ -99,6 +100,9 @@ def main(argv: list[str]) -> None:
         tokenizer = checkpoint.read_manifest(values.checkpoint).tokenizer or tokenizer
     logs.configure()
     if jax.process_index() != 0:
+        # It ends with the first, which may have sessions to end before, even where all are told to end.
+        for told in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(told, signal.SIG_IGN)
         (leader,) = relay.connect(None)
         relay.follow(load(config, values.checkpoint, tokenizer, sizes), leader)
         return

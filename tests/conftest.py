@@ -29,9 +29,12 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_programs(tmp_path_factory):
-    """What one test compiled, others find, and so do commands that they start in processes of their own."""
+    """What one test compiled, others find, in whichever process, and so do commands that they start in processes of their own."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # its folder is one of those of the run
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         keep_programs()
         yield
 

@@ -55,10 +55,13 @@ async def measure(url: str, credential: str | None, plan: Plan, keep: Callable[[
         result["capacity"] = capacity = await client.capacity()
         if plan.sessions > capacity["sessions"]:
             raise ValueError(f"--sessions {plan.sessions}: the server admits {capacity['sessions']}")
-        runs = [await probes.reactions(client, portrait, samples) for _ in range(plan.repeats)]
+        runs = []
+        for _ in range(plan.repeats):
+            await probes.rest(client)
+            runs.append(await probes.reactions(client, portrait, samples))
         names = dict.fromkeys(name for run in runs for name in run)
         result["reactions"] = {
-            name: {"median": statistics.median(values), "longest": max(values)}
+            name: {"median": statistics.median(values), "longest": max(values), "runs": values}
             for name in names
             if (values := [run[name] for run in runs if name in run])
         }

@@ -186,8 +186,9 @@ class Engine:
             await self.clock.sleep(0.1)
         for live in list(self.sessions.values()):
             self.close(live, "shutting_down")
-        end = self.clock.now() + GOODBYE_SECONDS
-        while self.readers and self.clock.now() < end:
+        end = self.clock.now() + GOODBYE_SECONDS + self.chunk_seconds
+        # In the middle of a chunk the process could only be cut off, and so would be all that compute it with this one.
+        while (self.readers or (self.model is not None and self.computing)) and self.clock.now() < end:
             await self.clock.sleep(0.05)
 
     # Sessions

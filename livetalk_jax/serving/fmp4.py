@@ -97,7 +97,7 @@ class FragmentMuxer:
                 self._last_pts[stream] = float((packet.pts + (packet.duration or 0)) * packet.time_base)
 
     def skew(self) -> float:
-        """How far the sound is ahead of the picture in what was written, in seconds; AAC comes in frames of 64 ms."""
+        """How far the sound is ahead of the picture in what was written, in seconds; AAC comes in frames of 21 ms."""
         return self._last_pts[1] - self._last_pts[0]
 
     def close(self) -> bytes:

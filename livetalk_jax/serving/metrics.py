@@ -33,7 +33,10 @@ class Metrics:
         self.ready = gauge("ready", "1 when sessions are admitted.")
         self.active = gauge("sessions_active", "Sessions that are open.")
         self.queue = gauge("frames_ready", "Frames of all sessions that wait to be shown.")
-        self.skew = gauge("av_skew_seconds", "Sound against picture in the last fragment sent, by their time stamps.")
+        self.skew = gauge(
+            "av_skew_seconds",
+            "Sound against picture in the last fragment sent over a WebSocket, by their time stamps; over WebRTC they have the same.",
+        )
         self.sessions = counter("sessions", "Sessions that ended, by how.", "reason")
         self.refused = counter("refused", "Requests that were refused, by error code.", "code")
         self.failed = counter("model_failures", "Steps of the model that raised.")

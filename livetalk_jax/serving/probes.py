@@ -71,7 +71,13 @@ async def reactions(client: Client, portrait: bytes | None, samples: np.ndarray)
         resumed = await stream.until("resumed", 600)
         seconds["interrupt to idle"] = await stream.until_shown(resumed.fields["time"], 600) - began
         await stream.control("close")
+        await stream.until("closed")
     return seconds
+
+
+async def rest(client: Client) -> None:
+    """Wait until the chunk is done that the last session left unfinished: the next one's first frame would wait for it."""
+    await asyncio.sleep(0.1 + 1.5 * (await client.capacity())["chunk_seconds"])
 
 
 class Talk:
@@ -239,8 +245,17 @@ async def memory(client: Client) -> float | None:
 
 
 async def job(client: Client, portrait: bytes | None) -> dict[str, float]:
-    """The shipped recording as a job: chunks one after another, as fast as the server makes them."""
+    """The shipped recording as a job: from its request until the MP4 is here, and its chunks alone, by the server's clock."""
+    began = time.monotonic()
     state = [state async for state in client.job((media.SAMPLES / "speech.flac").read_bytes(), portrait)][-1]
     if state["state"] != "done":
         raise ValueError(f"the job ended as {state['state']}: {state['error']}")
-    return {"frames": state["frames"], "seconds": state["seconds"], "frames a second": state["frames"] / state["seconds"]}
+    await client.job_result(state["id"])
+    seconds = time.monotonic() - began
+    return {
+        "frames": state["frames"],
+        "request to video, seconds": seconds,
+        "request to video, frames/s": state["frames"] / seconds,
+        "server's clock, seconds": state["seconds"],
+        "server's clock, frames/s": state["frames"] / state["seconds"],
+    }

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20.0  # to come from the answer to a connection
 FAREWELL_SECONDS = 0.2  # for the last message to go out
+MAX_BINARY = 2**16  # bytes of a message of the data channel, as its descriptions say
 VIDEO_WAITING = 3  # frames; when the encoder is slower, the oldest go
 SOUND_WAITING = FPS
 
@@ -234,6 +235,8 @@ class Peer:
             if not self._bucket.take(live.engine.clock.now()):
                 raise ServingError("rate_limited", f"more than {MESSAGES_PER_SECOND} messages a second")
             if isinstance(message, bytes):
+                if len(message) > MAX_BINARY:
+                    raise ServingError("too_large", f"a message has {MAX_BINARY // 1024} KiB at most")
                 live.push_audio(from_bytes(message), self._rate)
             else:
                 self._rate = control(message, live, output, self._rate)

@@ -16,9 +16,7 @@ from tests.serving.card import TestCard
 
 
 @contextlib.contextmanager
-def running(
-    card: TestCard, limits: Limits | None = None, ping: float = 10, tls: dict | None = None, send_buffer: int = 0, **options
-):
+def running(card: TestCard, limits: Limits | None = None, ping: float = 10, send_buffer: int = 0, **options):
     """A server in a thread of its own; yields (its address, its `Server`). send_buffer: bytes of a connection's, 0 for the usual."""
     ready, holder = threading.Event(), {}
 
@@ -29,7 +27,7 @@ def running(
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
             listening.bind(("127.0.0.1", 0))
             listening.listen()  # whoever comes before the server waits
-            config = uvicorn_config(create_app(server), ping, **(tls or {}))
+            config = uvicorn_config(create_app(server), ping)
             web = uvicorn.Server(config)
             holder.update(server=server, web=web, url=f"http://127.0.0.1:{listening.getsockname()[1]}")
             serving = asyncio.create_task(web.serve([listening]))

@@ -307,10 +307,11 @@ def test_background_work_waits_for_sessions():
 
 def test_draining():
     async def body():
-        clock = HandClock()
-        async with running(TestCard(), clock, sessions=2) as engine:
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=2) as engine:
             live, output = await started(engine)
             await output.take()
+            card.gate.clear()
             draining = asyncio.create_task(engine.drain(5))
             await settle()
             assert not engine.ready
@@ -325,7 +326,10 @@ def test_draining():
             assert names == ["draining", "closed"]
             assert not await output.take()
             await clock.move(0.1)
-            await draining
+            assert not draining.done() and engine.computing  # a chunk is under way
+            card.gate.set()
+            while not draining.done():
+                await clock.move(0.1)
 
     asyncio.run(body())
 

@@ -3,6 +3,7 @@
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
@@ -31,14 +32,26 @@ def test_everything_is_described():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.label for operation in OPERATIONS])
-def test_every_operation(operation, url):
+def ask_all(operation, mode, url):
     @settings(
         max_examples=8, deadline=None, derandomize=True, database=None, phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(case=operation.as_strategy())
+    @given(case=operation.as_strategy(mode))
     def ask(case):
         case.validate_response(case.call(base_url=url, timeout=60), checks=CHECKS)
 
     ask()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=[operation.label for operation in OPERATIONS])
+def test_requests_that_fit(operation, url):
+    ask_all(operation, GenerationMode.POSITIVE, url)
+
+
+BODIES = [operation for operation in OPERATIONS if operation.body]
+
+
+@pytest.mark.parametrize("operation", BODIES, ids=[operation.label for operation in BODIES])
+def test_requests_that_do_not_fit(operation, url):
+    ask_all(operation, GenerationMode.NEGATIVE, url)

@@ -1,13 +1,16 @@
 """The web page in Chromium, with the test card: what it shows and plays is read from its pixels and samples."""
 
+import base64
+import io
 import time
 
 import aioice.ice
 import pytest
+from PIL import Image
 
 from livetalk_jax.serving.engine import Limits
 from tests.serving.browser import chromium, needed, opened, speech
-from tests.serving.card import TestCard
+from tests.serving.card import SIZE, TestCard
 from tests.serving.conftest import running
 
 pytestmark = needed
@@ -89,12 +92,14 @@ def test_everything_by_keyboard_over_a_websocket(served, browser, microphone):
 
 
 def test_webrtc_on_a_phone(served, browser, microphone):
-    url, _, _ = served
+    url, server, _ = served
     with opened(browser, url, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.set_input_files("#portrait-file", {"name": "own.png", "mimeType": "image/png", "buffer": picture(200)})
         page.check("[value=webrtc]")
         page.tap("#start")
         state(page, "live")
+        assert [live.timeline.state.shade for live in server.engine.sessions.values()] == [200]
         first = until(page, "s.time > 0.2")
         page.tap("#microphone")
         talking = until(page, "s.speaking && s.loudness > 0.01")
@@ -129,19 +134,45 @@ def test_a_lost_session_is_carried_on(served, browser):
         assert len(frames) == card.motion_frames and dropped == 0
 
 
-def test_errors_are_told(served, browser, tmp_path):
-    url, _, _ = served
+def picture(shade):
+    file = io.BytesIO()
+    Image.new("RGB", SIZE[::-1], (shade, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def drop(page, kind, data):
+    """A file onto the page."""
+    make = """([kind, data]) => {
+      const dropped = new DataTransfer()
+      dropped.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], 'dropped', {type: kind}))
+      return dropped
+    }"""
+    transfer = page.evaluate_handle(make, [kind, base64.b64encode(data).decode()])
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+
+
+def test_files_are_dropped_and_errors_told(served, browser, microphone, tmp_path):
+    url, server, _ = served
     with opened(browser, url) as page:
-        picture = tmp_path / "portrait.png"
-        picture.write_bytes(b"no picture")
-        page.set_input_files("#portrait-file", picture)
+        damaged = tmp_path / "portrait.png"
+        damaged.write_bytes(b"no picture")
+        page.set_input_files("#portrait-file", damaged)
         page.click("#start")
         alert = page.get_by_role("alert")
         alert.get_by_text("This file cannot be used. the picture is not JPEG, PNG or WebP").wait_for()
         state(page, "idle")
+        drop(page, "audio/wav", microphone.read_bytes())
+        alert.get_by_text("Not yet.").wait_for()
         page.check("[name=portrait][value=portrait]")
+        drop(page, "image/png", picture(201))
         page.click("#start")
         state(page, "live")
+        (live,) = server.engine.sessions.values()
+        assert live.timeline.state.shade == 201
+        drop(page, "image/png", picture(202))
+        alert.get_by_text("Not now.").wait_for()
+        drop(page, "audio/wav", microphone.read_bytes())
+        until(page, "s.speaking && s.loudness > 0.01")
         with opened(browser, url) as other:
             other.click("#start")
             other.get_by_role("alert").get_by_text("All seats are taken.").wait_for()

@@ -1,8 +1,9 @@
-"""The server as a process: how it starts, drains and ends; and serve.py once with real networks, small ones."""
+"""The server as a process: how it starts, drains and ends; and serve.py once with networks, once over two processes."""
 
 import asyncio
 import contextlib
 import datetime
+import json
 import os
 import signal
 import socket
@@ -23,8 +24,7 @@ import serve
 from livetalk_jax.flags import UsageError
 from livetalk_jax.serving.client import Client, Refused
 from livetalk_jax.serving.tokens import LOCAL
-from tests.serving.card import SIZE, TestCard
-from tests.serving.conftest import running
+from tests.serving.card import SIZE
 
 ROOT = Path(__file__).parents[2]
 CARD = """
@@ -52,10 +52,10 @@ def free_port():
 
 
 @contextlib.contextmanager
-def process(command):
-    """A running server; its log is in `stderr`."""
+def process(command, **variables):
+    """A running server; its log is in `stderr`. variables: of its environment."""
     # Compilation is nearly all of the time with networks, and what it optimises does not matter for small ones.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **variables}
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield running
@@ -96,12 +96,15 @@ def test_draining_lets_sessions_end():
                 assert refused.value.code == "draining" and refused.value.retryable
                 await stream.until_shown(stream.covered[-1][1] if stream.covered else 0)  # it still runs
                 await stream.control("close")
+        return session
 
     with card_server(port, grace=300.0) as server:
-        asyncio.run(talk(server))
+        session = asyncio.run(talk(server))
         assert server.wait(60) == 0
         log = server.stderr.read()
-    assert '"message": "session closed"' in log and '"reason": "client"' in log and "Traceback" not in log
+    assert "Traceback" not in log
+    opened, closed = (json.loads(line) for line in log.splitlines() if '"message": "session ' in line)
+    assert opened["session"] == closed["session"] == session and closed["reason"] == "client"
 
 
 def test_after_the_grace_time_sessions_are_ended():
@@ -170,27 +173,38 @@ def test_wrong_options_are_one_line(arguments, line, monkeypatch, tmp_path):
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
-SMALL = """
-from livetalk_jax.configs import tiny
-
-
-def get_config():
-    config = tiny.get_config()
-    config.model.dit.update(dim=64, ffn_dim=96, num_heads=2, num_layers=1)
-    config.model.text.num_layers = config.model.clip.num_layers = 1
-    config.stream.buckets = ((32, 48),)
-    config.stream.frames = 13
-    config.sampler.steps = 1
-    return config
-"""
+def certificate(folder):
+    """The flags of one for localhost, and what trusts it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    today = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    cert, private = folder / "cert.pem", folder / "key.pem"
+    cert.write_bytes(signed.public_bytes(pem))
+    private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return ["--tls_cert", str(cert), "--tls_key", str(private)], ssl.create_default_context(cafile=str(cert))
 
 
 def test_serve_py_with_networks(tmp_path):
-    config, port = tmp_path / "small.py", free_port()
-    config.write_text(SMALL)
+    """The shipped ones, on few small frames; over HTTPS and WSS."""
+    port = free_port()
+    tls, trusted = certificate(tmp_path)
+    stream = {"buckets": "((32,48),)", "frames": 13, "audio_context_seconds": 1}
+    small = [f"--config.stream.{name}={value}" for name, value in stream.items()] + ["--config.sampler.steps=1"]
 
     async def talk():
-        async with Client(f"http://127.0.0.1:{port}") as client:
+        async with Client(f"https://localhost:{port}", verify=trusted) as client:
             await client.until_ready(400)
             session = await client.open()
             async with client.stream(session) as stream:
@@ -207,7 +221,7 @@ def test_serve_py_with_networks(tmp_path):
                 await stream.until_shown(0.1, 120)
             return stream.decode()
 
-    with process([sys.executable, "serve.py", "--config", str(config), "--port", str(port)]) as server:
+    with process([sys.executable, "serve.py", "--config", "tiny", *small, "--port", str(port), *tls]) as server:
         frames, _, _ = asyncio.run(talk())
         server.send_signal(signal.SIGTERM)
         server.send_signal(signal.SIGTERM)
@@ -216,34 +230,34 @@ def test_serve_py_with_networks(tmp_path):
     assert np.ptp(frames[-1].astype(int)) > 10 and SIZE != (32, 48)
 
 
-def test_tls(tmp_path):
-    """With a certificate the server speaks HTTPS and WSS."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    today = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(today - datetime.timedelta(days=1))
-        .not_valid_after(today + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (tmp_path / "key.pem").write_bytes(private)
+FOLLOWED = """
+import sys
+import serve
+from tests.serving.card import TestCard
 
-    async def talk(url):
-        trusted = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
-        async with Client(url, verify=trusted) as client:
-            session = await client.open()
-            async with client.stream(session) as stream:
-                await stream.until_shown(0.1)
+serve.load = lambda *_: TestCard(0.6)
+serve.main(sys.argv)
+"""
 
-    certificates = {"ssl_certfile": tmp_path / "cert.pem", "ssl_keyfile": tmp_path / "key.pem"}
-    with running(TestCard(), tls=certificates) as (url, _):
-        asyncio.run(talk(url.replace("http://127.0.0.1", "https://localhost")))
+
+def test_serve_py_over_two_processes():
+    """The first serves and takes the other along; told to end, both do with 0, though a chunk is under way."""
+    port = free_port()
+    world = {"LIVETALK_COORDINATOR": f"127.0.0.1:{free_port()}", "LIVETALK_PROCESSES": "2"}
+    command = [sys.executable, "-c", FOLLOWED, "--config", "tiny", "--config.parallel.devices=2", "--port", str(port)]
+
+    async def talk(servers):
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            await client.until_ready(120)
+            async with client.stream(await client.open()) as stream:
+                await stream.until("media_init")
+                for server in servers:
+                    server.send_signal(signal.SIGTERM)
+                await stream.until("draining")
+                await stream.until_shown(0.4)  # the second chunk is under way
+                await stream.control("close")
+                await stream.until("closed")
+
+    with process(command, **world, LIVETALK_PROCESS="0") as first, process(command, **world, LIVETALK_PROCESS="1") as second:
+        asyncio.run(talk([first, second]))
+        assert (first.wait(60), second.wait(60)) == (0, 0)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import av
-import httpx2
 import numpy as np
 import pytest
 import websockets
@@ -153,15 +152,26 @@ def handshake(url, session):
 
 
 def test_half_open_sockets_and_bare_bytes():
-    with running(cards.TestCard(), ping=0.5) as (url, server), httpx2.Client(base_url=url) as http:
-        sessions = [http.post("/v1/sessions").json()["id"] for _ in range(3)]
-        silent, garbled, huge = (handshake(url, session) for session in sessions)
-        garbled.sendall(os.urandom(5000))
-        huge.sendall(b"\x82\xff" + (2**40).to_bytes(8, "big") + b"abcd")  # says that a terabyte follows
-        asyncio.run(nobody_reads(server, *sessions))
-        assert http.get("/readyz").status_code == 200
-        for connection in (silent, garbled, huge):
-            connection.close()
+    """They are closed, and another session goes on."""
+    with running(cards.TestCard(), ping=0.5) as (url, server):
+
+        async def talk():
+            async with Client(url) as client:
+                sessions = [await client.open() for _ in range(3)]
+                async with client.stream(await client.open()) as safe:
+                    await safe.until("media_init")
+                    silent, garbled, huge = [await asyncio.to_thread(handshake, url, session) for session in sessions]
+                    garbled.sendall(os.urandom(5000))
+                    huge.sendall(b"\x82\xff" + (2**40).to_bytes(8, "big") + b"abcd")  # says that a terabyte follows
+                    await nobody_reads(server, *sessions)
+                    moment = safe.covered[-1][1] if safe.covered else 0.0
+                    await safe.speak(loud(0.2), RATE)
+                    assert (await safe.until("speech_ended")).fields["time"] > moment
+                    await client.request("GET", "/readyz")
+                    for connection in (silent, garbled, huge):
+                        connection.close()
+
+        asyncio.run(talk())
 
 
 class Noise(cards.TestCard):

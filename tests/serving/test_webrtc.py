@@ -117,7 +117,9 @@ def test_pictures_and_sound_come_and_the_microphone_speaks(url, server, loopback
             listener.channel.send(json.dumps({"type": "interrupt"}))
             assert (await listener.event("interrupted"))["generation"] == 1
             listener.channel.send("nonsense")
-            assert (await listener.event("error"))["code"] == "bad_message"
+            listener.channel.send(bytes(2**16 + 2))
+            errors = await listener.until(lambda: [m["code"] for m in listener.messages if m["type"] == "error"][1:])
+            assert (await listener.event("error"))["code"] == "bad_message" and errors == ["too_large"]
             await listener.event("stats")
             await client.close(session)
             assert (await listener.event("closed"))["reason"] == "deleted"
