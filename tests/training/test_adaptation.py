@@ -1,5 +1,6 @@
 """Stage 1's motion latents, handed over as a stream does it."""
 
+import collections
 import dataclasses
 
 import jax
@@ -9,8 +10,10 @@ import pytest
 
 from livetalk_jax.diffusion.sampler import Motion
 from livetalk_jax.stream.chunk import hand_over
-from livetalk_jax.training.stages import Adaptation, When, Work
-from tests.training.conftest import one_device
+from livetalk_jax.training.loop import Feed
+from livetalk_jax.training.stages import NOW, Adaptation, When, Work
+from tests.training import sizes
+from tests.training.conftest import one_device, synthetic
 
 
 def test_motion_is_handed_over_up_to_so_often(stage1):
@@ -79,6 +82,42 @@ def test_updates_of_one_program_are_those_of_many(stage1):
         np.testing.assert_allclose(learner.weights[name], weight, rtol=1e-4, atol=1e-4, err_msg=name)
         moved += not np.array_equal(weight, stage1.state["student"].weights[name])
     assert moved > len(learner.weights) / 2
+
+
+def test_bfloat16_is_computed_in_and_float32_kept(stage1):
+    runtime = dataclasses.replace(stage1.stage.config.runtime, dtype="bfloat16")
+    stage = Adaptation(dataclasses.replace(stage1.stage.config, runtime=runtime), one_device(), np.zeros((8, 16), np.float32))
+    learner, frozen = stage.abstract_state()["student"], stage.abstract_frozen()
+    kept = {leaf.dtype for leaf in jax.tree.leaves(learner) if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    assert kept == {jnp.dtype("float32")}, "weights, their average and the optimiser's moments"
+    traced = jax.make_jaxpr(stage.updates)(learner, frozen, (stage1.batch,), NOW)
+    numbers = collections.Counter()
+    for x in operands(traced.jaxpr):
+        numbers[str(x.aval.dtype)] += x.aval.size
+    assert numbers["bfloat16"] > 0.8 * numbers.total(), "the rest is timesteps and modulation, much in a network so small"
+
+
+def operands(jaxpr):
+    """Of all matrix products."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield from equation.invars
+        for parameter in equation.params.values():
+            for inner in parameter if isinstance(parameter, tuple) else (parameter,):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from operands(getattr(inner, "jaxpr", inner))
+
+
+def test_a_size_of_picture_is_a_program(stage1):
+    small, wide = stage1.batch, next(Feed(synthetic(stage1.stage.config, sizes.HEIGHT, 2 * sizes.WIDTH), stage1.stage.placement))
+    assert wide.chunk_latents.shape[4] == 2 * small.chunk_latents.shape[4]
+    stage = Adaptation(stage1.stage.config, one_device(), np.zeros((8, 16), np.float32))
+    state, losses = stage.start(), []
+    for step, batch in enumerate((small, wide, small, wide)):
+        state, metrics, work = stage.step(state, stage1.frozen, step, iter([batch]))
+        losses.append(float(metrics["loss"]))
+    assert stage._update._cache_size() == 2
+    assert np.isfinite(losses).all() and work.tokens == 2 * stage.worked(Work(0, 0.0), small, 1).tokens
 
 
 def test_several_updates_in_a_program_need_one_size_of_picture(stage1):

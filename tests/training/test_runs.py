@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from livetalk_jax import checkpoint, generate
 from livetalk_jax.data import prepare
@@ -123,6 +124,11 @@ def test_both_stages(stages, tmp_path):
     samples = stages.folder / "stage2" / "samples"
     assert (samples / "step_000002.mp4").stat().st_size > 0
     assert Image.open(samples / "step_000002.png").size[0] > sizes.WIDTH
+    events = EventAccumulator(str(stages.folder / "stage2" / "tensorboard"))
+    events.Reload()
+    told = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert told["fake_score/loss"] == [1, 2, 3] and {"student/loss", "fake_score/grad_norm", "tokens_per_second"} <= told.keys()
+    assert [event.step for name in events.Tags()["images"] for event in events.Images(name)] == [2]
 
     Image.new("RGB", (64, 64), (180, 140, 120)).save(tmp_path / "portrait.png")
     speech = (3000 * np.sin(np.arange(16_000) * 0.05)).astype(np.int16)
