@@ -57,9 +57,11 @@ def on_one_device(vae):
     ("plan", "token_grid"),
     [
         (Plan(ulysses=8, rows=4, columns=2), UNEVEN),
+        (Plan(ulysses=8, rows=2, columns=4), UNEVEN[::-1]),
+        (Plan(ulysses=8, rows=8, columns=1), (15, 1)),
         (Plan(ulysses=4, rows=1, columns=4), EVEN[::-1]),
     ],
-    ids=["4x2-of-7x3", "1x4-of-2x4"],
+    ids=["4x2-of-7x3", "2x4-of-3x7", "8x1-of-15x1", "1x4-of-2x4"],
 )
 def test_halos_are_exact(vae, on_one_device, plan, token_grid):
     ours = jax.jit(functools.partial(both, plan, token_grid))(vae, *video_and_latents(token_grid))
