@@ -37,10 +37,10 @@ def check(frames, latents, expected) -> None:
     ("plan", "token_grid", "persons"),
     [
         ({"devices": 8}, UNEVEN, 1),
-        ({"devices": 4, "sequence": "2x2", "grid": "2x2", "head_groups": 2, "weights": "cut"}, UNEVEN, 1),
-        ({"devices": 8, "sequence": "4x2", "grid": "4x2"}, EVEN, 2),
+        ({"devices": 4, "sequence": "1x4", "grid": "2x2", "weights": "cut"}, UNEVEN, 1),
+        ({"devices": 8, "sequence": "4x2", "grid": "4x2", "head_groups": 2}, EVEN, 2),
     ],
-    ids=["u8-uneven", "u2r2-uneven-cut-weights", "u4r2-even-two-persons"],
+    ids=["u8-uneven", "r4-uneven-cut-weights", "u4r2-even-two-persons-in-head-groups"],
 )
 def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
     config = run_config()
