@@ -7,8 +7,10 @@
 """
 
 import contextlib
+import datetime
 import importlib.metadata
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -106,6 +108,11 @@ def _with_config_path(arguments: list[str]) -> list[str]:
         elif argument == "--config" and i + 1 < len(result):
             result[i + 1] = config_path(result[i + 1])
     return result
+
+
+def invocation(argv: list[str]) -> dict[str, str]:
+    """The command line and the day, as they are written beside what was measured."""
+    return {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
 
 
 @contextlib.contextmanager

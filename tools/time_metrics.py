@@ -7,12 +7,8 @@ runs. A first video compiles and is not counted. `sync` is given the place of th
 Q-Align (7 B parameters) is left out, and so are the metrics that need the procedural set's truth.
 """
 
-import datetime
-import functools
-import importlib
 import json
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -26,10 +22,11 @@ from flax import nnx
 
 from livetalk_jax import flags
 from livetalk_jax.conversion.engine import unload
-from livetalk_jax.evaluation.metric import SAMPLE_RATE, Clip
+from livetalk_jax.evaluation.metric import SAMPLE_RATE, Clip, Metric, Truth
 from livetalk_jax.evaluation.metrics import background, fid, fvd, motion, subject, sync
 from livetalk_jax.evaluation.networks import amt, i3d, inception, s3fd, syncnet, vit
 from livetalk_jax.evaluation.registry import METRICS
+from livetalk_jax.evaluation.scoring import Sample, score
 from livetalk_jax.files import write_whole
 
 USAGE = "usage: python tools/time_metrics.py [--seconds 4] [--metrics sync,motion] [--out FILE.json]"
@@ -43,13 +40,12 @@ PUBLISHED = {
     fid.WEIGHTS: (inception.Inception, inception.TABLE),
     fvd.WEIGHTS: (i3d.I3D, i3d.TABLE),
 }
-LEFT_OUT = ("quality", "drawn")
+TIMED = {metric.name: metric for metric in METRICS if metric.name not in ("quality", "drawn")}
 
 
 def define(values: absl_flags.FlagValues) -> None:
-    names = [metric.name for metric in METRICS if metric.name not in LEFT_OUT]
     absl_flags.DEFINE_float("seconds", 4.0, "Of the video.", lower_bound=1.0, flag_values=values)
-    absl_flags.DEFINE_list("metrics", names, "Names.", flag_values=values)
+    absl_flags.DEFINE_list("metrics", list(TIMED), "Names.", flag_values=values)
     absl_flags.DEFINE_string("out", None, "Write the results to this JSON file too.", flag_values=values)
 
 
@@ -60,51 +56,50 @@ def write_weights(folder: Path, names: tuple[str, ...]) -> None:
         torch.save({key: torch.tensor(np.array(value)) for key, value in tensors.items()}, folder / name)
 
 
-def seconds_of(name: str, clip: Clip, frames: np.ndarray, folder: Path) -> tuple[float, float]:
+def seconds_of(metric: Metric, sample: Sample, folder: Path) -> tuple[float, float]:
     """Wall and CPU seconds of one video."""
-    metric = next(metric for metric in METRICS if metric.name == name)
-    begin = importlib.import_module(metric.module).begin
-    if name == "sync":
-        box = np.array([WIDTH / 4, HEIGHT / 4, 3 * WIDTH / 4, HEIGHT / 4 + WIDTH / 2])
-        begin = functools.partial(begin, faces=lambda block: np.tile(box, (len(block), 1)))
-    step = 1 if metric.fps is None else max(1, round(FPS / metric.fps))
-    wall, cpu = time.perf_counter(), time.process_time()
-    meter = begin(clip, folder)
-    for first in range(0, len(frames), FPS):
-        meter.add(frames[first : first + FPS][::step])
-    meter.scores()
-    return time.perf_counter() - wall, time.process_time() - cpu
+    begun = time.process_time()
+    result = score(sample, [metric], folder, lambda frames: None)
+    if result.absent:
+        raise ValueError(f"{metric.name}: {result.absent[metric.name]}")
+    return result.seconds[metric.name], time.process_time() - begun
+
+
+def noise(seconds: float) -> Sample:
+    """A video of noise whose face is said to be in the middle."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (round(seconds * FPS), HEIGHT, WIDTH, 3), np.uint8)
+    sound = rng.normal(0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+    place = {"mouth_x": WIDTH / 2, "mouth_y": HEIGHT / 2, "unit": WIDTH / 4}
+    truth = Truth({name: np.full(len(frames), value) for name, value in place.items()}, person=0, scene=0)
+    clip = Clip(
+        name="noise", height=HEIGHT, width=WIDTH, fps=FPS, waveform=sound, portrait=frames[0], joins=28, truth=truth
+    )  # fmt: skip
+    return Sample(clip, lambda: iter(np.split(frames, range(FPS, len(frames), FPS))))
 
 
 def main(argv: list[str]) -> None:
     values, _ = flags.parse(define, argv, USAGE)
-    unknown = set(values.metrics) - {metric.name for metric in METRICS if metric.name not in LEFT_OUT}
-    if unknown:
-        raise flags.UsageError(f"no metric {', '.join(sorted(unknown))} to be timed here; {USAGE}")
-    rng = np.random.default_rng(0)
-    count = round(values.seconds * FPS)
-    frames = rng.integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
-    sound = rng.normal(0, 0.1, round(values.seconds * SAMPLE_RATE)).astype(np.float32)
-    clip = Clip(name="noise", height=HEIGHT, width=WIDTH, fps=FPS, waveform=sound, portrait=frames[0], joins=28)
-    device = jax.devices()[0]
+    if unknown := set(values.metrics) - TIMED.keys():
+        raise flags.UsageError(f"no metric {', '.join(sorted(unknown))} to be timed here; there are: {', '.join(TIMED)}")
+    sample, scale = noise(values.seconds), 60 / values.seconds
+    wall: dict[str, float] = {}
+    cpu: dict[str, float] = {}
     result = {
-        "command": " ".join(map(shlex.quote, ["python", *argv])),
-        "date": datetime.date.today().isoformat(),
-        "device": device.device_kind,
+        **flags.invocation(["python " + argv[0], *argv[1:]]),
+        "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
         "jax": jax.__version__,
         "video seconds": values.seconds,
-        "seconds a video-minute": {},
-        "CPU-seconds a video-minute": {},
+        "seconds a video-minute": wall,
+        "CPU-seconds a video-minute": cpu,
     }
     with tempfile.TemporaryDirectory() as folder:
         for name in values.metrics:
-            write_weights(Path(folder), next(metric.weights for metric in METRICS if metric.name == name))
-            seconds_of(name, clip, frames, Path(folder))
-            wall, cpu = seconds_of(name, clip, frames, Path(folder))
-            result["seconds a video-minute"][name] = 60 / values.seconds * wall
-            result["CPU-seconds a video-minute"][name] = 60 / values.seconds * cpu
-            print(f"  {name:12}{60 / values.seconds * wall:10.1f} s, {60 / values.seconds * cpu:10.1f} CPU-seconds", flush=True)
+            write_weights(Path(folder), TIMED[name].weights)
+            seconds_of(TIMED[name], sample, Path(folder))
+            wall[name], cpu[name] = (scale * seconds for seconds in seconds_of(TIMED[name], sample, Path(folder)))
+            print(f"  {name:12}{wall[name]:10.1f} s, {cpu[name]:10.1f} CPU-seconds", flush=True)
             if values.out:
                 write_whole(Path(values.out), json.dumps(result, indent=2) + "\n")
 

@@ -6,8 +6,6 @@ added, bytes other than the plan's formula has, or a motion that leaves a chunk 
     PYTHONPATH=build/aot/plugin JAX_PLATFORMS=cpu python -m livetalk_jax.benchmarks.aot --config soulx_14b [--devices 8]
 """
 
-import datetime
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -105,8 +103,7 @@ def main(argv: list[str]) -> None:
     devices = absent_devices(values.devices)
     networks = shapes_of_networks(config.model, config.runtime.dtype)
     about = {
-        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
-        "date": datetime.date.today().isoformat(),
+        **flags.invocation(argv),
         "device": f"{devices[0].device_kind}, compiled for without one",
         "jax": jax.__version__,
         "size": f"{size[1]}x{size[0]}",

@@ -6,11 +6,9 @@ program, each on an input that hangs on the one before; the first run is left ou
 
 import contextlib
 import dataclasses
-import datetime
 import functools
 import json
 import multiprocessing
-import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -65,7 +63,7 @@ def main(argv: list[str]) -> None:
     out = None if values.out is None else Path(values.out)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    about = {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
+    about = flags.invocation(argv)
     end = time.monotonic() + values.budget
     start = multiprocessing.get_context("spawn")
     for name in values.sections:

@@ -6,10 +6,8 @@ the first run of everything is left out, and the median of the rest is reported 
 
 import collections
 import contextlib
-import datetime
 import importlib.metadata
 import platform
-import shlex
 import statistics
 import subprocess
 import time
@@ -211,9 +209,8 @@ def main(argv: list[str]) -> None:
         profile(pipeline, session, folder)
     if jax.process_index() != 0:
         return
-    command = {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
     breakdown = Breakdown(
-        about=command | facts(pipeline, values.repeats),
+        about=flags.invocation(argv) | facts(pipeline, values.repeats),
         runs=runs,
         steps=own,
         new_frames=pipeline.geometry.new_frames,

@@ -6,10 +6,8 @@ for both 14B stages.
 """
 
 import dataclasses
-import datetime
 import json
 import math
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -125,8 +123,7 @@ def main(argv: list[str]) -> None:
     if any(not count.isdigit() or not int(count) for count in values.devices):
         raise flags.UsageError(f"--devices {','.join(values.devices)} must be numbers of GPUs, such as 8,16,32")
     about = {
-        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
-        "date": datetime.date.today().isoformat(),
+        **flags.invocation(argv),
         "device": "NVIDIA H200, compiled for without one; nothing was run",
         "jax": jax.__version__,
         "stage": config.stage,

@@ -5,10 +5,8 @@ is random too. Weights are made once and shared by all plans. Results are writte
 """
 
 import dataclasses
-import datetime
 import gc
 import math
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -394,8 +392,7 @@ def main(argv: list[str]) -> None:
     _, h, w = Geometry(height, width, config.stream.frames, config.stream.motion_frames).token_grid
     heads = config.model.dit.num_heads
     about = {
-        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
-        "date": datetime.date.today().isoformat(),
+        **flags.invocation(argv),
         "size": f"{width}x{height}",
         "dtype": config.runtime.dtype,
         "steps": config.sampler.steps,

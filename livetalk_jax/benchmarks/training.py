@@ -4,11 +4,9 @@ Of a stage, or of a network that is trained alone. Batches are random numbers of
 training runs them, one waiting for the next only where it must; then each program by itself. Nothing is saved.
 """
 
-import datetime
 import functools
 import itertools
 import json
-import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,8 +132,7 @@ def main(argv: list[str]) -> None:
         raise flags.UsageError(f"cannot write {out}: the folder {out.parent} does not exist")
     devices = choose_devices(values.devices)
     record = {
-        "command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])),
-        "date": datetime.date.today().isoformat(),
+        **flags.invocation(argv),
         "device": f"{len(devices)} × {devices[0].device_kind}",
         "jax": jax.__version__,
         "stage": config.stage,

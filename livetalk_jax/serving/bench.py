@@ -2,10 +2,8 @@
 
 import asyncio
 import dataclasses
-import datetime
 import json
 import os
-import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -121,7 +119,7 @@ def main(argv: list[str]) -> None:
         portrait=None if values.portrait is None else Path(values.portrait).read_bytes(),
         repeats=values.repeats, visits=values.visits, minutes=values.minutes, sessions=values.sessions,
     )  # fmt: skip
-    about = {"command": " ".join(map(shlex.quote, argv[0].split() + argv[1:])), "date": datetime.date.today().isoformat()}
+    about = flags.invocation(argv)
 
     def keep(result: dict) -> None:
         if out is not None:
