@@ -40,9 +40,11 @@ def get_config() -> ConfigDict:
         cold_start_latent="first_frame",
         temporal_weight=0.0,
         movement_weight=0.0,
+        lasting_weight=0.0,
         handed_over=0.0,
         handovers=1,
         recycled=0.0,
+        recyclings=1,
         disturbed=0.0,
         disturbance=0.0,
     )

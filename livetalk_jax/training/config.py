@@ -123,8 +123,11 @@ class FlowMatchingConfig:
       talking head that is the mouth before all. 0 weighs all places alike.
     - `handed_over`: how often a step's motion latents have gone through the handover between chunks, decoded, colour-matched and
       encoded again, once to `handovers` times: what a stream is given, where the VAE loses something each time. 0 leaves it out.
+    - `lasting_weight`: of the squared error of the velocity's mean over a clip's frames: of what stays, such as whose face it is,
+      which the errors of what moves drown otherwise. 0 leaves it out.
     - `recycled`: how often a clip's motion latents get the error that the network now makes in the clip's last frames, which a stream
-      would go on from; the clip itself goes on without it. One more prediction without a gradient. 0 leaves it out.
+      would go on from, of one to `recyclings` chunks that followed each other; the clip itself goes on without it. A prediction
+      without a gradient each. 0 leaves it out.
     - `disturbed`: how often a clip's motion latents get patches of wrong colour and texture, of a deviation up to `disturbance`: the
       clip goes on without them, so that a stream which has caught one finds back to its portrait. 0 leaves it out.
     """
@@ -139,7 +142,9 @@ class FlowMatchingConfig:
     movement_weight: float
     handed_over: float
     handovers: int
+    lasting_weight: float
     recycled: float
+    recyclings: int
     disturbed: float
     disturbance: float
 

@@ -79,16 +79,15 @@ def clip_motion(latents: jax.Array, portrait_latent: jax.Array, cold: jax.Array,
     return Motion(jnp.where(per_row(cold), start, warm), jnp.where(cold, jnp.int32(1), jnp.int32(motion_latents)))
 
 
-def recycle(key: jax.Array, motion: Motion, x0: jax.Array, latents: jax.Array, share: float) -> Motion:
-    """Motion latents [B, M, H, W, C], a `share` of the rows with the error of a prediction x0 in the last M of the frames `latents`.
+def recycle(hit: jax.Array, motion: Motion, x0: jax.Array, latents: jax.Array) -> Motion:
+    """Motion latents [B, M, H, W, C], with the error of a prediction x0 in the last M of the frames `latents` in rows `hit` ([B] bool).
 
     The clip moves little in a chunk, so an error at its end lies much where one at its beginning would. A row of which less than all
     M is known begins with a portrait, which stays as it is. Source: error recycling of Stable Video Infinity (2510.09212).
     """
-    rows, frames = motion.latents.shape[:2]
-    hit = jax.random.bernoulli(key, share, (rows,)) & (motion.known == frames)
+    frames = motion.latents.shape[1]
     error = (x0 - latents)[:, -frames:].astype(motion.latents.dtype)
-    return Motion(motion.latents + jnp.where(per_row(hit), error, 0.0), motion.known)
+    return Motion(motion.latents + jnp.where(per_row(hit & (motion.known == frames)), error, 0.0), motion.known)
 
 
 def disturb(key: jax.Array, motion: Motion, config: FlowMatchingConfig) -> Motion:
@@ -118,7 +117,7 @@ def movement_weights(latents: jax.Array, share: float) -> jax.Array:
 
 def flow_matching_loss(
     velocity: jax.Array, latents: jax.Array, noise: jax.Array, motion: Motion, weight: jax.Array, temporal_weight: float = 0.0,
-    movement_weight: float = 0.0,
+    movement_weight: float = 0.0, lasting_weight: float = 0.0,
 ) -> jax.Array:  # fmt: skip
     """Mean of weight·(v − (ε − x0))² over the generated frames.
 
@@ -128,6 +127,7 @@ def flow_matching_loss(
         weight: [B], of the timestep.
         temporal_weight: of the same error of v's differences between frames, both of which are generated.
         movement_weight: `share` of `movement_weights`.
+        lasting_weight: of the same error's mean over a clip's generated frames.
     """
     error = velocity - (noise - latents)
     mask, weights = new_frames(motion, latents.shape[1]), per_row(weight)
@@ -137,6 +137,8 @@ def flow_matching_loss(
     if temporal_weight:
         change = jnp.diff(error, axis=1)
         loss += temporal_weight * masked_mean(weights * jnp.square(change), mask[:, :-1])
+    if lasting_weight:
+        loss += lasting_weight * jnp.mean(weights * jnp.square(masked_mean(error, mask, (1,))))
     return loss
 
 

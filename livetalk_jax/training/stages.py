@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from livetalk_jax.diffusion.sampler import Motion, noise_draws, predict_x0, with_motion
+from livetalk_jax.diffusion.sampler import Motion, add_noise, noise_draws, predict_x0, with_motion
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS
 from livetalk_jax.kernels import attention
 from livetalk_jax.models.dit import token_grid
@@ -214,7 +214,7 @@ class Stage:
         metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
         return learn(learner, gradients, self.optimizers[name]), metrics
 
-    def worked(self, work: Work, batch: TrainBatch, predictions: int) -> Work:
+    def worked(self, work: Work, batch: TrainBatch, predictions: float) -> Work:
         """`work` and that of one batch more."""
         rows, grid = batch.chunk_latents.shape[0], token_grid(batch.reference_latents)
         flops = rows * predictions * forward_flops(self.config.model.dit, grid)
@@ -282,8 +282,9 @@ class Adaptation(Stage):
         def loss(weights: Weights):
             velocity = self.conditional.velocity(self.weights(weights, frozen), given)(example.noisy, example.timestep)
             return flow_matching.flow_matching_loss(
-                velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight, config.movement_weight
-            ), {}
+                velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight, config.movement_weight,
+                config.lasting_weight,
+            ), {}  # fmt: skip
 
         return self.update(learner, "student", loss)
 
@@ -294,14 +295,25 @@ class Adaptation(Stage):
         return in_turn(lambda learner, batch, when: self.adapt(learner, frozen, batch, when), learner, batches, when)
 
     def recycled(self, learner: Learner, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
-        """The motion with what the network, as it is, gets wrong in the last frames of the same clips."""
+        """The motion with what the network, as it is, gets wrong in the last frames of the same clips, going on from its own errors.
+
+        How many chunks' errors have come together is drawn for all rows alike.
+        """
         config, latents = self.config.flow_matching, batch.chunk_latents[:, 0]
-        whether, drawn = jax.random.split(key)
-        example = flow_matching.draw_example(drawn, latents, batch.portrait_latent, self.motion_latents, config)
+        whether, how_often, drawn = jax.random.split(key, 3)
+        hit = jax.random.bernoulli(whether, config.recycled, latents.shape[:1])
         velocity = self.conditional.velocity(self.weights(learner.weights, frozen), given_of(batch, 0))
-        sigma = flow_matching.per_row(example.timestep) / NUM_TIMESTEPS
-        x0 = predict_x0(example.noisy, velocity(example.noisy, example.timestep), sigma)
-        return flow_matching.recycle(whether, motion, x0, latents, config.recycled)
+
+        def again(number: jax.Array, dirty: jax.Array) -> jax.Array:
+            time, noise = jax.random.split(jax.random.fold_in(drawn, number))
+            timestep = flow_matching.draw_timesteps(time, len(hit), config.timestep_shift)
+            sigma = flow_matching.per_row(timestep) / NUM_TIMESTEPS
+            noisy = with_motion(add_noise(latents, jax.random.normal(noise, latents.shape), sigma), Motion(dirty, motion.known))
+            x0 = predict_x0(noisy, velocity(noisy, timestep), sigma)
+            return flow_matching.recycle(hit, motion, x0, latents).latents
+
+        times = jax.random.randint(how_often, (), 1, config.recyclings + 1)
+        return Motion(jax.lax.fori_loop(0, times, again, motion.latents), motion.known)
 
     def handed_over(self, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
         """The motion as a stream has it after some chunks, how many is drawn for all rows alike; a stream's first stays as it is."""
@@ -322,12 +334,14 @@ class Adaptation(Stage):
 
     def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
         learner, metrics, work = state["student"], [], Work(0, 0.0)
+        matching = self.config.flow_matching
+        recyclings = (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
         for first in range(0, self.batches, self.together):
             batches = tuple(next(feed) for _ in range(self.together))
             learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))
             metrics.append(one)
             for batch in batches:
-                work = self.worked(work, batch, TRAINED + bool(self.config.flow_matching.recycled))
+                work = self.worked(work, batch, TRAINED + recyclings)
         return {"student": learner}, _mean(metrics), work
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 
 from livetalk_jax.diffusion.sampler import Motion
+from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS
 from livetalk_jax.stream.chunk import hand_over
+from livetalk_jax.training.flow_matching import per_row
 from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import NOW, Adaptation, When, Work
 from tests.training import sizes
@@ -44,8 +47,8 @@ def test_motion_is_handed_over_up_to_so_often(stage1):
     assert seen == {0, 1, 2}
 
 
-def test_recycled_motion_has_the_networks_error(stage1):
-    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=1.0, cold_start=0.0)
+def test_recycled_motion_has_the_networks_errors(stage1):
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=1.0, recyclings=2, cold_start=0.0)
     stage = Adaptation(
         dataclasses.replace(stage1.stage.config, flow_matching=settings), one_device(), np.zeros((8, 16), np.float32)
     )
@@ -53,12 +56,36 @@ def test_recycled_motion_has_the_networks_error(stage1):
     given = Motion(batch.chunk_latents[:, 0, :frames], jnp.asarray([frames, 1]))
     learner = stage1.state["student"]
     recycled = jax.jit(stage.recycled)
-    motion = recycled(learner, stage1.frozen, batch, given, jax.random.key(0))
-    error = motion.latents - given.latents
-    assert jnp.abs(error[0]).max() > 0.01 and not error[1].any(), "a stream's first motion is the portrait"
+
+    def errors(learner):
+        return [recycled(learner, stage1.frozen, batch, given, jax.random.key(seed)).latents - given.latents for seed in range(6)]
+
+    found = errors(learner)
+    assert all(jnp.abs(error[0]).max() > 0.01 and not error[1].any() for error in found), "a stream's first motion is the portrait"
     still = learner._replace(weights=jax.tree.map(jnp.zeros_like, learner.weights))
-    other = recycled(still, stage1.frozen, batch, given, jax.random.key(0)).latents - given.latents
-    assert jnp.abs(other[0] - error[0]).max() > 0.01, "another network makes another error"
+    others = errors(still)
+    assert all(jnp.abs(a[0] - b[0]).max() > 0.01 for a, b in zip(found, others, strict=True)), "another network, other errors"
+
+
+def test_recycled_errors_come_together(stage1):
+    """A network that goes on from its motion frames as they are, and one off: after n chunks it is n off."""
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=1.0, recyclings=3)
+    stage = Adaptation(
+        dataclasses.replace(stage1.stage.config, flow_matching=settings), one_device(), np.zeros((8, 16), np.float32)
+    )
+    latents, frames = stage1.batch.chunk_latents[:, 0], stage.motion_latents
+    given = Motion(latents[:, :frames], jnp.full(len(latents), frames))
+
+    def one_off(x, timestep):
+        x0 = latents.at[:, -frames:].add(x[:, :frames] - given.latents + 1.0)
+        return (x - x0) / per_row(timestep / NUM_TIMESTEPS)
+
+    stage.conditional = types.SimpleNamespace(velocity=lambda weights, conditions: one_off)
+    recycled = jax.jit(lambda key: stage.recycled(stage1.state["student"], stage1.frozen, stage1.batch, given, key).latents)
+    found = [np.asarray(recycled(jax.random.key(seed)) - given.latents) for seed in range(12)]
+    assert {round(float(error.mean())) for error in found} == {1, 2, 3}
+    for error in found:
+        np.testing.assert_allclose(error, round(float(error.mean())), atol=1e-3)
 
 
 def test_updates_of_one_program_are_those_of_many(stage1):
