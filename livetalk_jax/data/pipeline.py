@@ -1,8 +1,8 @@
 """From features on disk to batches: shuffled by a seed, the same whatever the number of processes and workers, and resumable.
 
 Every bucket is an endless row of clips, shuffled anew for each pass; a global batch takes the next ones of one bucket, and buckets
-take turns in proportion to their clips. Process p of n yields rows p, p + n, … of each global batch. So batch number i is known
-without those before it, and a position is a number.
+take turns in proportion to their clips. Process p of n yields the p-th of n equal parts of each global batch, as they stand side by
+side on the devices. So batch number i is known without those before it, and a position is a number.
 """
 
 import dataclasses
@@ -115,7 +115,7 @@ class CachedData:
             # The counts spare grain from opening every file at once.
             source = grain.sources.ArrayRecordDataSource([f"{shelf.path}[0:{len(shelf.keys)}]" for shelf in own])
             clips = grain.MapDataset.source(source).shuffle(seed=order(f"{seed} {bucket}") % 2**32).repeat()
-            streams.append(clips.slice(slice(process, None, processes)).map(row).batch(batch))
+            streams.append(clips.map(row).batch(batch).slice(slice(process, None, processes)))
             weights.append(len(source))
         self._batches = grain.MapDataset.mix(streams, weights)
         self._position = 0

@@ -234,7 +234,8 @@ async def _perform(live: LiveSession, rtc: ModuleType, room: Any) -> None:
                 changed.clear()
                 await changed.wait()
         room.on("participant_disconnected", lambda left: gone.set() if left.identity == agent else None)
-        contract = Contract(live, await _publish(live, rtc, room, agent))
+        avatar = _Avatar(live.size, rtc, room.local_participant, agent)
+        contract = Contract(live, avatar)
         room.local_participant.register_rpc_method(
             CLEAR, lambda call: contract.clear() if call.caller_identity == agent else "reject"
         )
@@ -254,6 +255,7 @@ async def _perform(live: LiveSession, rtc: ModuleType, room: Any) -> None:
                 contract.stream(chunks(reader), reader.info.attributes or {}) if sender == agent else reader.close()
             ),
         )
+        await avatar.publish()  # last: agents speak as soon as they see it
         running, leaving = asyncio.create_task(contract.run()), asyncio.create_task(gone.wait())
         await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
         for task in (running, leaving):
@@ -277,21 +279,30 @@ def _agent(rtc: ModuleType, room: Any) -> str | None:
     return next((participant.identity for participant in there), None)
 
 
-async def _publish(live: LiveSession, rtc: ModuleType, room: Any, agent: str) -> Room:
-    """The avatar's tracks."""
-    (height, width), me = live.size, room.local_participant
-    video, sound = rtc.VideoSource(width, height), rtc.AudioSource(SAMPLE_RATE, 1)
-    track = rtc.LocalAudioTrack.create_audio_track("avatar_audio", sound)
-    await me.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE))
-    track = rtc.LocalVideoTrack.create_video_track("avatar_video", video)
-    await me.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA))
+class _Avatar:
+    """A real `Room`."""
 
-    class Published:
-        async def show(self, tick: Tick) -> None:
-            video.capture_frame(rtc.VideoFrame(width, height, rtc.VideoBufferType.RGB24, tick.frame.tobytes()))
-            await sound.capture_frame(rtc.AudioFrame(tick.sound.tobytes(), SAMPLE_RATE, 1, TICK))
+    def __init__(self, size: tuple[int, int], rtc: ModuleType, me: Any, agent: str):
+        self._rtc, self._me, self._agent = rtc, me, agent
+        self._height, self._width = size
+        self._video, self._sound = rtc.VideoSource(self._width, self._height), rtc.AudioSource(SAMPLE_RATE, 1)
 
-        async def call(self, method: str, payload: str) -> None:
-            await me.perform_rpc(destination_identity=agent, method=method, payload=payload)
+    async def publish(self) -> None:
+        rtc = self._rtc
+        track = rtc.LocalAudioTrack.create_audio_track("avatar_audio", self._sound)
+        await self._me.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_MICROPHONE))
+        track = rtc.LocalVideoTrack.create_video_track("avatar_video", self._video)
+        await self._me.publish_track(track, rtc.TrackPublishOptions(source=rtc.TrackSource.SOURCE_CAMERA))
 
-    return Published()
+    async def show(self, tick: Tick) -> None:
+        rtc = self._rtc
+        self._video.capture_frame(rtc.VideoFrame(self._width, self._height, rtc.VideoBufferType.RGB24, tick.frame.tobytes()))
+        await self._sound.capture_frame(rtc.AudioFrame(tick.sound.tobytes(), SAMPLE_RATE, 1, TICK))
+
+    async def call(self, method: str, payload: str) -> None:
+        try:
+            await self._me.perform_rpc(destination_identity=self._agent, method=method, payload=payload)
+        except self._rtc.RpcError as error:
+            # An agent that does not wait for the start does not listen for it.
+            if method != STARTED or error.code != self._rtc.RpcError.ErrorCode.UNSUPPORTED_METHOD:
+                raise

@@ -62,26 +62,33 @@ async def sound(seconds, rate=24_000, channels=1, piece=4801):
         yield data[begin : begin + piece]
 
 
+@contextlib.asynccontextmanager
+async def opened():
+    """A session beside its engine."""
+    engine = Engine(lambda: TestCard(0.01), Limits(sessions=1), Metrics())
+    running = asyncio.create_task(engine.run())
+    async with asyncio.timeout(120):
+        while not engine.ready:
+            await asyncio.sleep(0.01)
+        yield engine.open(PORTRAIT)
+    running.cancel()
+    await engine.close_all("shutting_down")
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
 def perform(play):
     """Run play(live, agent, contract) beside an engine."""
 
     async def main():
-        engine = Engine(lambda: TestCard(0.01), Limits(sessions=1), Metrics())
-        running = asyncio.create_task(engine.run())
-        async with asyncio.timeout(120):
-            while not engine.ready:
-                await asyncio.sleep(0.01)
-            live, agent = engine.open(PORTRAIT), Agent()
+        async with opened() as live:
+            agent = Agent()
             contract = Contract(live, agent)
             performing = asyncio.create_task(contract.run())
             await agent.until(lambda: agent.ticks)
             await play(live, agent, contract)
             live.close("deleted")
             await performing
-        running.cancel()
-        await engine.close_all("shutting_down")
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
         return agent
 
     return asyncio.run(main())

@@ -2,13 +2,8 @@
 
 import json
 import math
-import os
 import signal
-import socket
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +15,7 @@ from livetalk_jax import checkpoint
 from livetalk_jax.config import UMT5Config
 from livetalk_jax.training import loop
 from livetalk_jax.training.progress import DivergedError
+from tests.processes import run_together
 from tests.training.counter import FALLING, Counter, batches
 
 
@@ -106,24 +102,7 @@ def test_two_processes(tmp_path):
     checkpoint.save(tmp_path / "others", others, {"text": UMT5Config.tiny()}, origin="a test")
 
     def together(steps: int) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            world = {"LIVETALK_COORDINATOR": f"127.0.0.1:{free.getsockname()[1]}", "LIVETALK_PROCESSES": "2"}
-        command = [sys.executable, "-m", "tests.training.counter", str(tmp_path), str(steps)]
-        processes = [
-            subprocess.Popen(
-                command, env={**os.environ, **world, "JAX_PLATFORMS": "cpu", "LIVETALK_PROCESS": str(number)},
-                cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-            for number in range(2)
-        ]  # fmt: skip
-        try:
-            with ThreadPoolExecutor() as readers:
-                said = list(readers.map(lambda process: process.communicate(timeout=600)[1], processes))
-        finally:
-            for process in processes:
-                process.kill()
-        assert [process.returncode for process in processes] == [0, 0], said
+        run_together([sys.executable, "-m", "tests.training.counter", str(tmp_path), str(steps)])
 
     together(1_000_000_000)
     (step,) = (int(path.name) for path in (tmp_path / "checkpoints").iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,10 +21,10 @@ from livetalk_jax import checkpoint, generate
 from livetalk_jax.data import prepare
 from livetalk_jax.training.config import training_config
 from tests.data import sets
+from tests.processes import ROOT, run_together
 from tests.training import sizes
 from tests.training.teacher import write_teacher
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 from livetalk_jax.configs import tiny
 from tests.training import sizes
@@ -55,29 +56,39 @@ class Runs:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }  # fmt: skip
 
-    def start(self, stage: str, name: str, *arguments: str, program: tuple[str, ...] = ("train.py",)) -> tuple[int, str]:
-        """The process's status, and what it said. Stage 1 starts from the folder "teacher", stage 2 from "stage1/student"."""
+    def command(self, stage: str, name: str, *arguments: str, program: tuple[str, ...] = ("train.py",)) -> list[str]:
+        """Stage 1 starts from the folder "teacher", stage 2 from "stage1/student"."""
         weights = self.folder / ("teacher" if stage == "stage1" else "stage1/student")
-        command = [
+        return [
             sys.executable, *program, f"--config={self.config}:{stage}", f"--workdir={self.folder / name}",
             f"--config.checkpoint={weights}", "--config.data.source=cache", f"--config.data.path={self.paths}",
             f"--config.loop.steps={STEPS[stage]}", "--config.loop.save_every=2", *arguments,
         ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True)
-        return done.returncode, done.stderr
 
-    def finish(self, stage: str, name: str, *arguments: str) -> str:
-        status, said = self.start(stage, name, *arguments)
-        assert status == 0, said[-4000:]
-        return said
+    def finish(self, *arguments: str) -> str:
+        """What a process said that had to end well."""
+        done = subprocess.run(self.command(*arguments), cwd=ROOT, env=self.environment, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stderr
 
-    def stop(self, moment: str, how: signal.Signals, stage: str, name: str, *arguments: str) -> int:
-        """Its status when it was sent a signal at a moment of `tests.training.killed`."""
-        return self.start(stage, name, *arguments, program=("-m", "tests.training.killed", moment, how.name))[0]
+    def finish_together(self, *arguments: str) -> None:
+        """Two processes of two devices each."""
+        run_together(self.command(*arguments), {**self.environment, "JAX_NUM_CPU_DEVICES": "2"})
+
+    def stop(self, moment: str, how: signal.Signals, *arguments: str) -> int:
+        """A process's status when it was sent a signal at a moment of `tests.training.killed`."""
+        command = self.command(*arguments, program=("-m", "tests.training.killed", moment, how.name))
+        return subprocess.run(command, cwd=ROOT, env=self.environment, stderr=subprocess.DEVNULL).returncode
 
     def steps(self, name: str) -> list[int]:
         """Checkpoints that count."""
         return sorted(int(path.name) for path in (self.folder / name / "checkpoints").iterdir() if path.name.isdecimal())
+
+    def events(self, name: str) -> EventAccumulator:
+        """What TensorBoard shows."""
+        events = EventAccumulator(str(self.folder / name / "tensorboard"))
+        events.Reload()
+        return events
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +111,8 @@ def prepared(tmp_path_factory):
     return runs
 
 
-AVERAGED = ("--config.student.ema_decay=0.9",)
+# Rows for four devices, and an average.
+AVERAGED = ("--config.data.batch=4", "--config.student.ema_decay=0.9")
 # Low-rank changes; the student moves in the third iteration too.
 LOW_RANK = ("--config.lora.rank=2", "--config.lora.pattern=attn.*kernel$", "--config.distribution_matching.fake_updates=2")
 
@@ -124,8 +136,7 @@ def test_both_stages(stages, tmp_path):
     samples = stages.folder / "stage2" / "samples"
     assert (samples / "step_000002.mp4").stat().st_size > 0
     assert Image.open(samples / "step_000002.png").size[0] > sizes.WIDTH
-    events = EventAccumulator(str(stages.folder / "stage2" / "tensorboard"))
-    events.Reload()
+    events = stages.events("stage2")
     told = {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}
     assert told["fake_score/loss"] == [1, 2, 3] and {"student/loss", "fake_score/grad_norm", "tokens_per_second"} <= told.keys()
     assert [event.step for name in events.Tags()["images"] for event in events.Images(name)] == [2]
@@ -143,20 +154,39 @@ def test_both_stages(stages, tmp_path):
         assert sum(1 for _ in video.decode(video=0)) == 25
 
 
-def assert_same(runs: Runs, name: str, expected: str) -> None:
-    """Bit for bit: weights, their average, the optimisers' memories, the data's position; and the student."""
-    ends = []
-    for folder in (runs.folder / name, runs.folder / expected):
+def ends(runs: Runs, *names: str) -> list[dict[str, np.ndarray]]:
+    """Of runs that ended at the same place in the data: weights, their average, the optimisers' memories, and the student's weights."""
+    here, found, positions = jax.sharding.SingleDeviceSharding(jax.devices()[0]), [], []
+    for folder in (runs.folder / name for name in names):
         with ocp.training.Checkpointer(folder / "checkpoints") as checkpoints:
-            state, position = checkpoints.load(), checkpoints.metadata().custom_metadata
-            leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
-        leaves |= {f"student {key}": value for key, value in checkpoint.read(folder / "student", "dit")}
-        ends.append((position, leaves))
-    (position, found), (expected_position, leaves) = ends
-    assert position == expected_position
-    assert found.keys() == leaves.keys()
+            told = checkpoints.metadata()
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), told.metadata)
+            state = checkpoints.load(abstract_state=shapes)
+        leaves = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+        found.append(leaves | {f"student {key}": value for key, value in checkpoint.read(folder / "student", "dit")})
+        positions.append(told.custom_metadata)
+    assert all(position == positions[0] for position in positions)
+    assert all(leaves.keys() == found[0].keys() for leaves in found)
+    return found
+
+
+def assert_same(runs: Runs, name: str, expected: str) -> None:
+    """Bit for bit."""
+    found, leaves = ends(runs, name, expected)
     for key, value in leaves.items():
         np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def assert_close(runs: Runs, name: str, expected: str) -> None:
+    """But for rounding: losses and gradient norms of all iterations, and what these left, numbers of a kind taken together."""
+    events, expected_events = runs.events(name), runs.events(expected)
+    for told in expected_events.Tags()["scalars"]:
+        ours, theirs = ({event.step: event.value for event in of.Scalars(told)} for of in (events, expected_events))
+        assert told == "tokens_per_second" or ours == pytest.approx(theirs, rel=1e-5), told
+    found, leaves = ends(runs, name, expected)
+    for kind in ("['weights']", "['average']", "['mu']", "['nu']", "student "):
+        ours, theirs = (np.concatenate([x.ravel() for key, x in end.items() if kind in key]) for end in (found, leaves))
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs), kind
 
 
 def test_stage1_goes_on_exactly(stages):
@@ -178,3 +208,14 @@ def test_stage2_goes_on_exactly(stages):
     assert not (stages.folder / "killed2" / "student").exists()
     assert "step" not in stages.finish(*arguments)
     assert_same(stages, "killed2", "stage2")
+
+
+def test_two_processes(stages):
+    """Weights cut over the devices of both: what one device computes. They go on exactly from a checkpoint that both wrote."""
+    stages.finish_together("stage1", "together", *AVERAGED)
+    assert_close(stages, "together", "stage1")
+    again = shutil.copytree(stages.folder / "together", stages.folder / "again")
+    for later in ("student", "checkpoints/6"):
+        shutil.rmtree(again / later)
+    stages.finish_together("stage1", "again", *AVERAGED)
+    assert_same(stages, "again", "together")
