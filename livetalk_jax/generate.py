@@ -18,6 +18,7 @@ from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.programs import keep_programs
 from livetalk_jax.shapes import Geometry
+from livetalk_jax.stream.audio import video_frames
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
 from livetalk_jax.stream.networks import Networks, load_networks, random_networks
 from livetalk_jax.stream.session import Pipeline, Session, layout
@@ -108,9 +109,9 @@ def main(argv: list[str]) -> None:
     longest = max(map(len, speech))
     seconds = longest / stream.sample_rate
     mixed = np.sum([np.pad(waveform, (0, longest - len(waveform))) for waveform in speech], axis=0)
-    chunks = -(-longest * stream.fps // (stream.sample_rate * geometry.new_frames))
+    total = video_frames(longest, stream.sample_rate, stream.fps)
     begun = time.perf_counter()
-    with writer, tqdm(total=chunks, unit="chunk", desc="generating", file=sys.stderr) as bar:
+    with writer, tqdm(total=total, unit="frame", desc="generating", file=sys.stderr) as bar:
         spoken = 0
         for frames in session.speak(speech):
             writer.write_frames(frames)
@@ -119,7 +120,7 @@ def main(argv: list[str]) -> None:
             spoken = until
             rate = writer.frames_written / (time.perf_counter() - begun)
             bar.set_postfix_str(f"{rate:.1f} frames/s, {rate / stream.fps:.2f}× real time")
-            bar.update()
+            bar.update(len(frames))
     elapsed = time.perf_counter() - begun
     print(
         f"{values.out}: {writer.frames_written} frames of {size[1]}×{size[0]}, {seconds:.2f} s of speech in {elapsed:.1f} s: "

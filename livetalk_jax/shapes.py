@@ -81,6 +81,11 @@ class Geometry:
         return latent_frames(self.motion_frames)
 
     @property
+    def first_latents(self) -> int:
+        """Latent frames that streaming decodes first, to show their frames while it decodes the others: motion and one more."""
+        return self.motion_latents + 1
+
+    @property
     def new_frames(self) -> int:
         """Frames that each chunk adds to the video."""
         return self.frames - self.motion_frames

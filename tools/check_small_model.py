@@ -164,8 +164,9 @@ def check_talk(networks: Networks, config: RunConfig, recordings: list[Recording
             pipeline.warm_up(session)
         begun = time.perf_counter()
         parts = list(session.speak([recording.waveform()]))
-        elapsed, chunks = elapsed + time.perf_counter() - begun, chunks + len(parts)
-        videos.append(np.concatenate(parts)[: len(recording)])
+        elapsed, video = elapsed + time.perf_counter() - begun, np.concatenate(parts)
+        chunks += -(-len(video) // pipeline.geometry.new_frames)
+        videos.append(video[: len(recording)])
     rest = {"seconds_a_chunk": elapsed / chunks, "steps": config.sampler.steps}
     return against_truth(measured(videos, clips, seconds), recordings) | rest
 

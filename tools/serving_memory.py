@@ -60,7 +60,12 @@ def main(argv: list[str]) -> None:
         "text": (pipeline._encode_text, (ids, ids)),
         "conditions": (pipeline._prepare, (picture, text, None, None)),
         "speech": (pipeline.chunk_windows, (array(1, samples),)),
-        "chunk": (pipeline.chunk, (conditions, windows, key, array(kind=jnp.uint32), Motion(*motion))),
+    }
+    begun = (conditions, windows, key, array(kind=jnp.uint32), Motion(*motion))
+    _, rest = shapes(jax.eval_shape(pipeline.first_frames.program, pipeline.first_frames._leaves, *begun), where)
+    calls |= {
+        "a chunk's first frames": (pipeline.first_frames, begun),
+        "the others": (pipeline.other_frames, (conditions.color, rest)),
     }
     held = {name: bytes_held(shapes(network, where)) for name, network in pipeline.networks._asdict().items()}
     visiting = held.pop("text") if config.runtime.text_encoder == "host" else 0
@@ -69,6 +74,7 @@ def main(argv: list[str]) -> None:
     for name, (program, args) in calls.items():
         memory = program.lower(*args).compile(compiler_options=dict(GPU_OPTIONS)).memory_analysis()
         peaks[name] = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    peaks["the others"] += bytes_held(rest)
     runtime = config.runtime
     print(f"{size[1]}x{size[0]}, {runtime.dtype}, linear {runtime.linear}, text encoder on the {runtime.text_encoder}")
     for title, table in (("held", held), ("a program takes beside it", peaks)):

@@ -1,4 +1,5 @@
-"""`livetalk bench latency`: where the time of a chunk goes on this machine, how many frames a second that is, and the memory it took.
+"""`livetalk bench latency`: where the time of a chunk goes on this machine, how many frames a second that is, when the first of them
+are there, and the memory it took.
 
 Weights and inputs are random: times do not depend on them. The VAE, the colour match and chunks are called several times in a row,
 the first run of everything is left out, and the median of the rest is reported with the shortest and the longest.
@@ -116,7 +117,23 @@ def time_chunk(name: str, pipeline: Pipeline, session: Session, repeats: int, ru
         return frames
 
     runs.time(name, chunks, repeats, CHAIN)
-    assert pipeline.chunk.programs == 1, "a chunk was compiled more than once"
+    assert pipeline.chunk_programs == 2, "a chunk was compiled more than once"
+
+
+def time_frames(pipeline: Pipeline, session: Session, repeats: int, runs: Runs) -> None:
+    """From the beginning of a chunk, audio included, until its first frames are on the host, and until all are; it ran before."""
+    speech = silence(pipeline)
+    first, last = [], []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        arrived = []
+        for piece in session.generate(pipeline.chunk_windows(speech), commit=False):
+            np.asarray(piece)
+            arrived.append(time.perf_counter() - begin)
+        first.append(arrived[0])
+        last.append(arrived[-1])
+    runs.add("first frames on the host", first)
+    runs.add("all frames on the host", last)
 
 
 def profile(pipeline: Pipeline, session: Session, folder: Path) -> None:
@@ -200,6 +217,7 @@ def main(argv: list[str]) -> None:
     runs = Runs()
     session = begin_session(pipeline, values.repeats, runs)
     time_chunk("chunk", pipeline, session, values.repeats, runs)
+    time_frames(pipeline, session, values.repeats, runs)
     for steps in dict.fromkeys(values.steps):
         if steps != own:
             other = Pipeline(networks, config.with_steps(steps), size, tokenize)

@@ -187,7 +187,7 @@ class Programs:
             "DiT step": (stages.denoising(pipeline), (conditions, windows, noise, motion)),
             "VAE decode": (stages.decoding(pipeline), (latents,)),
             "VAE encode": (stages.encoding(pipeline), (video,)),
-            "chunk": (pipeline.chunk, (conditions, windows, key, number, motion)),
+            "chunk": (stages.chunk(pipeline), (conditions, windows, key, number, motion)),
         }
         self.share = {"DiT step": 1 / pipeline.config.sampler.steps, "chunk": 1.0}
         self.share |= dict.fromkeys(("VAE decode", "VAE encode"), 1 / stages.CHAIN)
@@ -303,7 +303,7 @@ def measure_plan(
 
 
 NOTES = (
-    "DiT step, decode and encode are timed in programs of their own; plans that run the same program share its time.",
+    "DiT step, decode and encode are timed in programs of their own, a chunk in one; plans that run the same program share its time.",
     "sends: bytes that leave the busiest device. alone: a chunk's collectives run one after the other with nothing beside them. "
     "peak: transformer, VAE, conditions and what the chunk's program takes. latents, PSNR: against one device.",
 )

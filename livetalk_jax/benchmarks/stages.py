@@ -49,6 +49,18 @@ def denoising(pipeline: Pipeline) -> compiled:
     return pipeline.spread(loop, pipeline.networks.dit, in_specs=in_specs, out_specs=conditions.reference)
 
 
+def chunk(pipeline: Pipeline) -> compiled:
+    """(conditions, windows, key, number, motion) -> all new frames, and the motion: both programs of a chunk as one."""
+    networks = pipeline.networks
+
+    def run(dit, vae, conditions, *args):
+        first, rest = pipeline.first_frames.fn(dit, vae, conditions, *args)
+        others, motion = pipeline.other_frames.fn(vae, conditions.color, rest)
+        return jnp.concatenate([first, others]), motion
+
+    return compiled(run, networks.dit, networks.vae)
+
+
 def chained(pipeline: Pipeline, call: Callable[[VAE, jax.Array], jax.Array]) -> compiled:
     """whole x -> the last of CHAIN calls of the VAE, each on an input that hangs on the one before."""
 

@@ -65,7 +65,7 @@ def _frames_as_channels(
     frames = (x.shape[1] - taps) // stride + 1
     groups, seen, step = -(-frames // group), stride * (group - 1) + taps, stride * group
     x = jnp.pad(x, ((0, 0), (0, max(0, step * (groups - 1) + seen - x.shape[1])), (0, 0), (0, 0), (0, 0)))
-    x = jnp.concatenate([x[:, frame : frame + step * (groups - 1) + 1 : step] for frame in range(seen)], axis=-1)
+    x = jnp.concatenate([x[:, frame : frame + step * groups : step] for frame in range(seen)], axis=-1)
     later = [jnp.pad(kernel, ((stride * n, seen - taps - stride * n), *((0, 0),) * 4)) for n in range(group)]
     kernel = jnp.concatenate(later, axis=-1).transpose(1, 2, 0, 3, 4)  # [kh, kw, seen, in, group × out]
     kernel = kernel.reshape(*kernel.shape[:2], -1, group * width)

@@ -58,10 +58,32 @@ class Task(NamedTuple):
     failed: Callable[[Exception], None]
 
 
-def _step(model: AvatarModel, state: Any, speech: np.ndarray) -> tuple[np.ndarray, Any]:
-    """A step with its frames fetched."""
-    frames, state = model.step(state, speech)
-    return np.asarray(frames), state
+class Pace(NamedTuple):
+    """Seconds of a step.
+
+    Attributes:
+        first: until its first frames are fetched.
+        whole: until all are.
+        ahead: of frames that must be in hand when it begins, so that each of its own comes in time.
+    """
+
+    first: float
+    whole: float
+    ahead: float
+
+
+def _step(
+    model: AvatarModel, state: Any, speech: np.ndarray, take: Callable[[np.ndarray, Any, float], Any] = lambda *_: None
+) -> tuple[Any, Pace]:
+    """A step; `take` is given its frames as they come, with the state after all of them and the seconds since it began."""
+    began, made, arrived, ahead = time.perf_counter(), 0, [], 0.0
+    pieces, state = model.step(state, speech)
+    for frames in map(np.asarray, pieces):
+        arrived.append(time.perf_counter() - began)
+        ahead = max(ahead, arrived[-1] - made / FPS)
+        made += len(frames)
+        take(frames, state, arrived[-1])
+    return state, Pace(arrived[0], arrived[-1], ahead)
 
 
 class Engine:
@@ -78,6 +100,7 @@ class Engine:
         self.capacity = 0
         self.chunk_video_seconds = 0.0
         self.chunk_seconds = self.start_seconds = 0.0  # what a chunk, and a session's start, take to compute
+        self.ahead_seconds = 0.0  # as in `Pace`
         self.draining = False
         self._starts: deque[tuple[float, Task]] = deque()
         self._background: deque[Task] = deque()
@@ -151,17 +174,17 @@ class Engine:
         speech = np.zeros(model.chunk_frames * TICK, np.float32)
         for height, width in model.sizes:
             portrait = np.full((height, width, 3), 128, np.uint8)
-            frames, state = _step(model, model.start(portrait, None, 0), speech)
-            state = model.rewind(state, frames[-model.motion_frames :], model.chunk_frames)
+            state, _ = _step(model, model.start(portrait, None, 0), speech)
+            state = model.rewind(state, np.stack([portrait] * model.motion_frames), model.chunk_frames)
             began = time.perf_counter()
             model.start(portrait, None, 0)
             self.start_seconds = max(self.start_seconds, time.perf_counter() - began)
-            times = []
+            paces = []
             for _ in range(3):
-                began = time.perf_counter()
-                _, state = _step(model, state, speech)
-                times.append(time.perf_counter() - began)
-            self.chunk_seconds = max(self.chunk_seconds, sorted(times)[1], 1e-4)
+                state, pace = _step(model, state, speech)
+                paces.append(pace)
+            _, whole, ahead = np.median(paces, axis=0)
+            self.chunk_seconds, self.ahead_seconds = max(self.chunk_seconds, whole, 1e-4), max(self.ahead_seconds, ahead)
         return model
 
     async def close_all(self, reason: str) -> None:
@@ -279,7 +302,8 @@ class Engine:
         running = [live for live in self.sessions.values() if live.outputs]
         self.metrics.queue.set(sum(live.timeline.ahead for live in running))
         # A chunk may have to wait for one of everybody else, and for a newcomer's start.
-        wait = self.chunk_seconds * max(1, len(running) + bool(self.background_users)) + self.start_seconds * (self.capacity > 1)
+        others = max(1, len(running) + bool(self.background_users)) - 1
+        wait = self.ahead_seconds + self.chunk_seconds * others + self.start_seconds * (self.capacity > 1)
         floor = min(math.ceil(FPS * (wait + 0.1)), 2 * model.chunk_frames)
         candidates = []
         for live in running:
@@ -316,23 +340,44 @@ class Engine:
         live.took("wait", self.clock.now() - (live.wanted_at or self.clock.now()))
         live.wanted_at = None
         work = timeline.begin()
+        loop = asyncio.get_running_loop()
+        kept: list[np.ndarray] = []
 
-        def run() -> tuple[np.ndarray, Any]:
+        def run() -> Any:
             state = work.state
             if work.rewind is not None:
                 state = self._timed(live, "rewind", model.rewind, state, *work.rewind)
-            return self._timed(live, "step", _step, model, state, work.speech.astype(np.float32) / 32768)
+            speech = work.speech.astype(np.float32) / 32768
+            state, pace = _step(model, state, speech, lambda *piece: loop.call_soon_threadsafe(arrived, *piece))
+            live.took("first_frames", pace.first)
+            live.took("step", pace.whole)
+            self.chunk_seconds += 0.1 * (pace.whole - self.chunk_seconds)
+            self.ahead_seconds += 0.1 * (pace.ahead - self.ahead_seconds)
+            self.metrics.realtime_factor.set(self.chunk_video_seconds / pace.whole)
+            return state
 
-        def done(result: tuple[np.ndarray, Any]) -> None:
-            if live.state == "closed":
+        def arrived(frames: np.ndarray, state: Any, seconds: float) -> None:
+            kept.append(frames)
+            # Shown at once, they would stand still until the next are there.
+            if timeline.ahead + sum(map(len, kept)) >= FPS * (self.chunk_seconds - seconds):
+                hand_on(state)
+
+        def hand_on(state: Any) -> None:
+            if live.state == "closed" or not kept:
                 return
-            if not timeline.finish(work, *result):
-                self.metrics.discarded.inc()
+            for frames in kept:
+                timeline.take(work, frames, state)
+            kept.clear()
             if not live.frames_made.is_set() and timeline.ahead:
                 live.frames_made.set()
                 live.state = "live"
                 self.metrics.first_frame.observe(self.clock.now() - live.opened_at)
                 live.announce("state", state="live")
+
+        def done(state: Any) -> None:
+            hand_on(state)
+            if live.state != "closed" and not timeline.finish(work):
+                self.metrics.discarded.inc()
 
         return Task(run, done, self._failing(live))
 
@@ -341,9 +386,6 @@ class Engine:
         result = call(*arguments)
         seconds = time.perf_counter() - began
         live.took(stage, seconds)
-        if stage == "step":
-            self.chunk_seconds += 0.1 * (seconds - self.chunk_seconds)
-            self.metrics.realtime_factor.set(self.chunk_video_seconds / seconds)
         return result
 
     def _failing(self, live: LiveSession) -> Callable[[Exception], None]:

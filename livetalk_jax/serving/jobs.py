@@ -6,9 +6,9 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from livetalk_jax import media
 from livetalk_jax.serving.engine import Engine
 from livetalk_jax.serving.errors import ServingError
-from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK
+from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK, AvatarModel
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Jobs:
                 for begin in range(0, len(speech), chunk):
                     heard = speech[begin : begin + chunk].astype(np.float32) / 32768
                     padded = np.pad(heard, (0, chunk - len(heard)))
-                    frames, state = await engine.in_background(model.step, state, padded)
+                    frames, state = await engine.in_background(_step, model, state, padded)
                     if writing is not None:
                         await writing
                     new = min(model.chunk_frames, job.frames - job.frames_done)
@@ -158,6 +158,12 @@ class Jobs:
         job.path.unlink(missing_ok=True)
 
 
-def _write(writer: media.VideoWriter, frames: ArrayLike, new: int, sound: np.ndarray) -> None:
-    writer.write_frames(np.asarray(frames)[:new])
+def _step(model: AvatarModel, state: Any, speech: np.ndarray) -> tuple[list[ArrayLike], Any]:
+    """A step of which all frames are computed."""
+    frames, state = model.step(state, speech)
+    return list(frames), state
+
+
+def _write(writer: media.VideoWriter, frames: Sequence[ArrayLike], new: int, sound: np.ndarray) -> None:
+    writer.write_frames(np.concatenate(frames)[:new])
     writer.write_audio(sound)

@@ -194,7 +194,7 @@ class LiveSession:
         }
 
     def took(self, stage: str, seconds: float) -> None:
-        """Note what a stage of a chunk took: "wait", "start", "rewind", "step" or "encode"."""
+        """Note what a stage of a chunk took: "wait", "start", "rewind", "step", its "first_frames", or "encode"."""
         self.stages[stage] = seconds
         self.engine.metrics.chunk.labels(stage).observe(seconds)
 

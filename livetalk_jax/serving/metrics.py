@@ -24,7 +24,9 @@ class Metrics:
         self.first_frame = histogram("time_to_first_frame_seconds", "From a session's admission to its first generated frame.")
         self.speech_delay = histogram("speech_to_frame_seconds", "From the first sample of a segment to the first frame of it.")
         self.chunk = histogram(
-            "chunk_seconds", "A chunk: wait for the model, start, rewind, step; encode is of one batch.", "stage"
+            "chunk_seconds",
+            "A chunk: wait for the model, start, rewind, step, its first_frames; encode is of one batch.",
+            "stage",
         )
         self.interrupt = histogram("interrupt_to_silence_seconds", "From an interruption to the first silent tick.")
         self.tick_delay = histogram("tick_delay_seconds", "How late the pacing loop woke up.")

@@ -1,6 +1,6 @@
 """What the server asks of a model. `livetalk_jax.stream.avatar.Avatar` is one; tests bring a test card."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,10 +30,11 @@ class AvatarModel(Protocol):
     def start(self, portrait: np.ndarray, prompt: str | None, seed: int) -> Any:
         """The state before the first step. portrait: uint8 [Y, X, 3] of one of `sizes`."""
 
-    def step(self, state: Any, speech: np.ndarray) -> tuple[ArrayLike, Any]:
-        """The next frames, uint8 [chunk_frames, Y, X, 3], to float32 speech [chunk_frames · TICK] in [−1, 1]; and the state.
+    def step(self, state: Any, speech: np.ndarray) -> tuple[Iterable[ArrayLike], Any]:
+        """The next frames to float32 speech [chunk_frames · TICK] in [−1, 1], and the state after them.
 
-        Frames are computed but may lie on a device: `np.asarray` fetches them, in any thread.
+        Frames come in pieces, uint8 [n, Y, X, 3], `chunk_frames` in all: to go on to the next piece is to wait until it is computed.
+        They may lie on a device: `np.asarray` fetches them, in any thread.
         """
 
     def rewind(self, state: Any, frames: np.ndarray, dropped: int) -> Any:

@@ -1,8 +1,9 @@
 """One session's timeline: speech in, frames and their sound out, one a tick. No clock, no thread: whoever holds it drives it.
 
-    work = timeline.begin()               when `timeline.wants()`
-    timeline.finish(work, frames, state)  made by the model out of work.speech, after a rewind if work.rewind says so
-    items = timeline.tick()               every 40 ms: what happened, then the frame to show
+    work = timeline.begin()             when `timeline.wants()`
+    timeline.take(work, frames, state)  piece by piece: made by the model out of work.speech, after a rewind if work.rewind says so
+    timeline.finish(work)
+    items = timeline.tick()             every 40 ms: what happened, then the frame to show
 
 Sound waits with its picture: both lie in one queue, and a model that is late delays both.
 """
@@ -103,6 +104,7 @@ class Timeline:
         self._shots: deque[_Shot] = deque()
         self._shown: deque[np.ndarray] = deque([] if shown is None else list(shown), maxlen=motion_frames)
         self._working: Work | None = None
+        self._made = 0  # frames of it
         self._epoch = 0
         self._dropped = 0  # frames that the state knows and nobody will see
         self._elsewhere = shown is not None  # the state does not know what was shown
@@ -141,7 +143,7 @@ class Timeline:
         """Drop all speech that was not heard, and the frames made for it; `generation` is one more at once."""
         self.generation += 1
         cut = next((i for i, shot in enumerate(self._shots) if shot.speaking), len(self._shots))
-        if cut < len(self._shots) or (self._working is not None and self._working.spoken):
+        if cut < len(self._shots) or (self._working is not None and self._working.spoken > self._made * TICK):
             self._epoch += 1
         self._cut(cut)
         fields = {
@@ -200,23 +202,30 @@ class Timeline:
             frames = [frames[0]] * (self._motion_frames - len(frames)) + frames[-self._motion_frames :]
             rewind = np.stack(frames), self._dropped
         speech = np.pad(spoken, (0, self._chunk_frames * TICK - len(spoken)))
-        self._working = Work(self.state, speech, len(spoken), rewind, self._epoch)
+        self._working, self._made = Work(self.state, speech, len(spoken), rewind, self._epoch), 0
         return self._working
 
-    def finish(self, work: Work, frames: np.ndarray, state: Any) -> bool:
-        """Take a chunk in: frames uint8 [chunk_frames, Y, X, 3]. False: it came too late and was thrown away."""
-        self._working = None
+    def take(self, work: Work, frames: np.ndarray, state: Any) -> None:
+        """Take in the next frames of a chunk, uint8 [n, Y, X, 3], if they do not come too late; state: after all of the chunk."""
+        first = self._made
+        self._made += len(frames)
         if work.epoch != self._epoch:
-            return False
+            if state is self.state:  # which knows them: those before came in time
+                self._dropped += len(frames)
+            return
         if work.rewind is not None:
             self._dropped, self._elsewhere = 0, False
         self.state = state
         frames.flags.writeable = False
         until = self._taken - work.spoken
-        for i, frame in enumerate(frames):
+        for i, frame in enumerate(frames, first):
             heard = min(work.spoken, (i + 1) * TICK)
             self._shots.append(_Shot(frame, work.speech[i * TICK : (i + 1) * TICK], i * TICK < work.spoken, until + heard))
-        return True
+
+    def finish(self, work: Work) -> bool:
+        """All frames of a chunk were taken in. False: some came too late and were thrown away."""
+        self._working = None
+        return work.epoch == self._epoch
 
     def _cut(self, keep: int) -> None:
         """Drop frames that nobody has seen, from the end."""

@@ -1,6 +1,6 @@
 """Sessions as a server wants them (`livetalk_jax.serving.model.AvatarModel`): states that are never changed, frames as arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -23,9 +23,9 @@ class Avatar:
         pipeline = self._pipelines[portrait.shape[0], portrait.shape[1]]
         return pipeline.start(portrait.astype(np.float32) / 127.5 - 1, prompt=prompt, seed=seed)
 
-    def step(self, state: Session, speech: np.ndarray) -> tuple[jax.Array, Session]:
+    def step(self, state: Session, speech: np.ndarray) -> tuple[Iterator[jax.Array], Session]:
         session = state.copy()
-        return jax.block_until_ready(session.generate(session.listen([speech]))), session
+        return map(jax.block_until_ready, session.generate(session.listen([speech]))), session
 
     def rewind(self, state: Session, frames: np.ndarray, dropped: int) -> Session:
         session = state.copy()

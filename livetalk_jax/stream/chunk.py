@@ -1,6 +1,11 @@
-"""One chunk of video, from noise to frames and the motion latents of the next: the function that streaming compiles once."""
+"""One chunk of video, from noise to frames and the motion latents of the next.
+
+`generate_chunk` is all of it. Streaming compiles the same in two programs, so that the first frames are there before the others are
+decoded: `denoise` with `first_frames`, then `other_frames`.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +15,7 @@ from livetalk_jax.diffusion import guidance
 from livetalk_jax.diffusion.sampler import Motion, sample
 from livetalk_jax.diffusion.schedule import timesteps
 from livetalk_jax.models.dit import DiT
-from livetalk_jax.models.vae import VAE
+from livetalk_jax.models.vae import VAE, Cache
 from livetalk_jax.nn.stack import LOOP, Execution
 from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 from livetalk_jax.stream.color import LabStatistics, match_colors
@@ -85,6 +90,62 @@ def denoise(
     return sample(velocity, noise, motion, timesteps(sampler.steps, sampler.shift), sampler.method, momentum)
 
 
+class Rest(NamedTuple):
+    """What is left of a chunk when its first frames are there.
+
+    Attributes:
+        latents: not decoded yet, [B, T', H, W, 16].
+        cache: the decoder's.
+        last: as many frames as motion has, the last that were decoded, [B, F', Y, X, 3].
+    """
+
+    latents: jax.Array
+    cache: Cache
+    last: jax.Array
+
+
+def _as_shown(video: jax.Array, color: LabStatistics, color_strength: float, parallel: Parallel) -> jax.Array:
+    video = jnp.clip(video, -1.0, 1.0)
+    return match_colors(video, color, color_strength, parallel) if color_strength > 0.0 else video
+
+
+def first_frames(
+    vae: VAE,
+    latents: jax.Array,
+    color: LabStatistics,
+    count: int,
+    *,
+    motion_frames: int,
+    color_strength: float,
+    parallel: Parallel = ONE_DEVICE,
+) -> tuple[jax.Array, Rest]:
+    """Frames [B, F, Y, X, 3] of a chunk's first `count` latent frames, and what is left; arguments as in `hand_over`.
+
+    count: of at least as many frames as motion has.
+    """
+    video, cache = vae.decode_first(latents[:, :count], parallel=parallel)
+    video = _as_shown(video, color, color_strength, parallel)
+    return video, Rest(latents[:, count:], cache, video[:, -motion_frames:])
+
+
+def other_frames(
+    vae: VAE,
+    rest: Rest,
+    color: LabStatistics,
+    *,
+    color_strength: float,
+    parallel: Parallel = ONE_DEVICE,
+) -> tuple[jax.Array, Motion]:
+    """The frames that were left of a chunk, [B, F, Y, X, 3], perhaps none, and the motion of the next; arguments as in `hand_over`."""
+    video = rest.last[:, :0]
+    if rest.latents.shape[1]:
+        video, _ = vae.decode_next(rest.latents, rest.cache, parallel=parallel)
+        video = _as_shown(video, color, color_strength, parallel)
+    motion_frames = rest.last.shape[1]
+    carried = vae.encode(jnp.concatenate([rest.last, video], axis=1)[:, -motion_frames:], parallel=parallel)
+    return video, Motion(carried, jnp.int32(carried.shape[1]))
+
+
 def hand_over(
     vae: VAE,
     latents: jax.Array,
@@ -105,11 +166,11 @@ def hand_over(
     Returns:
         All frames [B, F, Y, X, 3] in [−1, 1], and the motion.
     """
-    video = jnp.clip(vae.decode(latents, parallel=parallel), -1.0, 1.0)
-    if color_strength > 0.0:
-        video = match_colors(video, color, color_strength, parallel)
-    carried = vae.encode(video[:, -motion_frames:], parallel=parallel).astype(motion.latents.dtype)
-    return video, Motion(carried, jnp.int32(carried.shape[1]))
+    video, rest = first_frames(
+        vae, latents, color, latents.shape[1], motion_frames=motion_frames, color_strength=color_strength, parallel=parallel
+    )
+    _, following = other_frames(vae, rest, color, color_strength=color_strength, parallel=parallel)
+    return video, following._replace(latents=following.latents.astype(motion.latents.dtype))
 
 
 def generate_chunk(

@@ -82,10 +82,12 @@ GPU_OPTIONS = {"xla_gpu_force_conv_nhwc": True, "xla_gpu_enable_triton_gemm": Fa
 class compiled:
     """`fn(*networks, *args)` as one program, called with args alone.
 
-    The weights are arguments of the program, never constants in it; they are flattened here once, not at every call.
+    The weights are arguments of the program, never constants in it; they are flattened here once, not at every call. `fn` stays as it
+    is, for programs that it is a part of.
     """
 
     def __init__(self, fn: Callable[..., Any], *networks: nnx.Module):
+        self.fn = fn
         self._leaves, structure = jax.tree.flatten(networks)
         options = GPU_OPTIONS if jax.default_backend() == "gpu" else {}
         self.program = jax.jit(lambda leaves, *args: fn(*jax.tree.unflatten(structure, leaves), *args), compiler_options=options)

@@ -10,7 +10,7 @@ import secrets
 import socket
 import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
@@ -51,7 +51,7 @@ class Leader:
         number = self._send("start", None, portrait, prompt, seed)
         return self._hold(number, self._avatar.start(portrait, prompt, seed))
 
-    def step(self, held: _Held, speech: np.ndarray) -> tuple[jax.Array, _Held]:
+    def step(self, held: _Held, speech: np.ndarray) -> tuple[Iterator[jax.Array], _Held]:
         number = self._send("step", held, speech)
         frames, state = self._avatar.step(held.state, speech)
         return frames, self._hold(number, state)
@@ -92,7 +92,10 @@ def follow(avatar: Avatar, leader: Connection) -> None:
         try:
             held = () if before is None else (states[before],)
             result = getattr(avatar, call)(*held, *arguments)
-            states[number] = result[1] if call == "step" else result
+            if call == "step":
+                frames, result = result
+                deque(frames, maxlen=0)  # which waits for them
+            states[number] = result
         except Exception:  # process 0 raises the same and deals with it
             logger.exception("process %d could not %s", jax.process_index(), call)
 

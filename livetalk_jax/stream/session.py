@@ -25,7 +25,7 @@ from livetalk_jax.parallel.plan import make_plan
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream import conditioning
 from livetalk_jax.stream.audio import SpeechBuffer, chunk_slices, normalize_loudness, video_frames, windows
-from livetalk_jax.stream.chunk import draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.chunk import denoise, draw_noise, first_frames, other_frames, to_uint8
 from livetalk_jax.stream.networks import Networks, compiled
 from livetalk_jax.tokenizer import Tokenize
 
@@ -90,13 +90,20 @@ class Pipeline:
         self.parallel = parallel = self.layout.parallel(attend)
         self.specs = conditioning.specs(self.layout)
 
-        def chunk(dit, vae, conditions, features, key, number, motion):
+        def first(dit, vae, conditions, features, key, number, motion):
             shape = (noise_draws(sampler.method, sampler.steps), 1, *self.geometry.latent_grid, networks.dit.config.out_channels)
             noise = parallel.take_spatial(draw_noise(key, number, shape), 3)
-            frames, motion = generate_chunk(
-                dit, self.layout.vae(vae), conditions, features, noise, motion,
-                sampler=sampler, motion_frames=stream.motion_frames, color_strength=stream.color_strength, parallel=parallel,
+            latents = denoise(dit, conditions, features, noise, motion, sampler=sampler, parallel=parallel)
+            frames, rest = first_frames(
+                self.layout.vae(vae), latents.astype(conditions.reference.dtype), conditions.color, self.geometry.first_latents,
+                motion_frames=stream.motion_frames, color_strength=stream.color_strength, parallel=parallel,
             )  # fmt: skip
+            return parallel.gather_spatial(to_uint8(frames[0, stream.motion_frames :])), rest
+
+        def others(vae, color, rest):
+            frames, motion = other_frames(
+                self.layout.vae(vae), rest, color, color_strength=stream.color_strength, parallel=parallel
+            )
             return parallel.gather_spatial(to_uint8(frames[0])), motion
 
         def audio_windows(audio, waveforms, *, last: int | None):
@@ -115,10 +122,12 @@ class Pipeline:
 
         conditions, motion = self.specs
         self.encode_motion = self.spread(encode_motion, networks.vae, in_specs=(WHOLE,), out_specs=motion)
-        self.chunk = self.spread(
-            chunk, networks.dit, networks.vae,
-            in_specs=(conditions, WHOLE, WHOLE, WHOLE, motion), out_specs=(WHOLE, motion),
+        rest = self.layout.cut(2)
+        self.first_frames = self.spread(
+            first, networks.dit, networks.vae,
+            in_specs=(conditions, WHOLE, WHOLE, WHOLE, motion), out_specs=(WHOLE, rest),
         )  # fmt: skip
+        self.other_frames = self.spread(others, networks.vae, in_specs=(conditions.color, rest), out_specs=(WHOLE, motion))
         self.chunk_windows, self.all_windows = (
             self.spread(functools.partial(audio_windows, last=last), networks.audio, in_specs=(WHOLE,), out_specs=WHOLE)
             for last in (stream.frames, None)
@@ -143,6 +152,22 @@ class Pipeline:
 
         spread = self.layout.spread(on_each, (specs, *in_specs), out_specs)
         return compiled(lambda *args: spread(args[: len(networks)], *args[len(networks) :]), *networks)
+
+    def chunk(
+        self, conditions: conditioning.Conditions, windows: jax.Array, key: jax.Array, number: np.uint32, motion: Motion
+    ) -> tuple[list[jax.Array], Motion]:
+        """Frames of a chunk in the pieces in which they are made, uint8 [F, Y, X, 3] each, and the motion of the next.
+
+        Both programs are under way when this returns; a piece can be fetched as soon as it is there.
+        """
+        first, rest = self.first_frames(conditions, windows, key, number, motion)
+        others, motion = self.other_frames(conditions.color, rest)
+        return [piece for piece in (first, others) if len(piece)], motion
+
+    @property
+    def chunk_programs(self) -> int:
+        """How many programs chunks took so far: two, or one was compiled anew."""
+        return self.first_frames.programs + self.other_frames.programs
 
     def start(
         self, portrait: np.ndarray, *, prompt: str | None = None, masks: np.ndarray | None = None, seed: int = 0
@@ -224,10 +249,11 @@ class Session:
         rate = self.pipeline.config.stream.sample_rate
         return np.stack([normalize_loudness(waveform, rate) for waveform in waveforms])
 
-    def generate(self, audio_windows: jax.Array, *, commit: bool = True) -> jax.Array:
-        """The next frames, uint8 [F', Y, X, 3]; returns before they are computed, as JAX does.
+    def generate(self, audio_windows: jax.Array, *, commit: bool = True) -> list[jax.Array]:
+        """The next frames in pieces, uint8 [F, Y, X, 3] each; returns before they are computed, as JAX does.
 
-        Without `commit` the session stays where it is: the same call gives the same frames again.
+        The first piece is computed before the others: whoever wants it early fetches them in their order. Without `commit` the
+        session stays where it is: the same call gives the same frames again.
         """
         frames, motion = self.pipeline.chunk(self.conditions, audio_windows, self._key, np.uint32(self._chunks), self.motion)
         if commit:
@@ -252,9 +278,9 @@ class Session:
             yield whole[:, :, begin : begin + geometry.frames]
 
     def speak(self, speech: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        """Frames of a whole recording, chunk by chunk, uint8 [F', Y, X, 3]; together as long as the recording to within a frame.
+        """Frames of a whole recording as they come, uint8 [F, Y, X, 3]; together as long as the recording to within a frame.
 
-        The next chunk is under way while the caller deals with one.
+        The next chunk is under way while the caller deals with the pieces of one.
 
         Raises:
             ValueError: not one waveform a person.
@@ -264,11 +290,14 @@ class Session:
         longest = max(map(len, speech))
         speech = [np.pad(waveform, (0, longest - len(waveform))) for waveform in speech]
         left = video_frames(longest, self.pipeline.config.stream.sample_rate, self.pipeline.config.stream.fps)
-        under_way = None
+        for piece in self._pieces(speech):
+            if left > 0:
+                yield np.asarray(piece)[:left]
+                left -= len(piece)
+
+    def _pieces(self, speech: Sequence[np.ndarray]) -> Iterator[jax.Array]:
+        under_way: list[jax.Array] = []
         for audio_windows in self.recorded_windows(speech):
-            frames, under_way = under_way, self.generate(audio_windows)
-            if frames is not None:
-                yield np.asarray(frames)
-                left -= len(frames)
-        if under_way is not None:
-            yield np.asarray(under_way)[:left]
+            pieces, under_way = under_way, self.generate(audio_windows)
+            yield from pieces
+        yield from under_way

@@ -23,7 +23,7 @@ from livetalk_jax.configs import tiny
 def get_config():
     config = tiny.get_config()
     config.model.dit.num_layers = 1
-    config.stream.frames = 9
+    config.stream.frames = 13
     config.stream.buckets = ((64, 48),)
     config.sampler.steps = 2
     return config
@@ -71,6 +71,8 @@ def test_what_is_sent_is_what_the_formulas_say(results, folder):
     for stage in ("DiT step", "VAE decode", "VAE encode"):
         sent = {kind: amount for kind, (_, amount) in traffic[stage].items()}
         assert sent == pytest.approx({kind: 2 * amount for kind, (_, amount) in stages[stage].traffic().items()}), stage
+    halos = chunk.chunk_traffic(config, Plan(ulysses=2, rows=2), geometry, per_host=8)["collective-permute"]
+    assert traffic["chunk"]["collective-permute"][1] == pytest.approx(2 * halos[1])
     assert traffic["DiT step"]["all-to-all"][0] == 4 * config.model.dit.num_layers
 
 

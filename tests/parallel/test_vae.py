@@ -30,14 +30,18 @@ def video_and_latents(token_grid):
 
 
 def both(plan: Plan, token_grid, vae, video, latents):
-    """Latents of the video and video of the latents."""
+    """Latents of the video and video of the latents, which on several devices is decoded in two pieces, as streaming does."""
     layout = lay(plan, token_grid)
     parallel = layout.parallel(reference.attention)
 
     def run(vae, video, latents):
         split = layout.vae(vae)
-        encoded = split.encode(parallel.take_spatial(video, 2), parallel=parallel)
-        return encoded, split.decode(parallel.take_spatial(latents, 2), parallel=parallel)
+        encoded, latents = split.encode(parallel.take_spatial(video, 2), parallel=parallel), parallel.take_spatial(latents, 2)
+        if plan.devices == 1:
+            return encoded, split.decode(latents, parallel=parallel)
+        first, cache = split.decode_first(latents[:, :1], parallel=parallel)
+        others, _ = split.decode_next(latents[:, 1:], cache, parallel=parallel)
+        return encoded, jnp.concatenate([first, others], 1)
 
     encoded, decoded = layout.spread(run, (WHOLE,) * 3, (layout.cut(2),) * 2)(vae, video, latents)
     h, w = token_grid

@@ -14,4 +14,4 @@ if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     initialize()
     pipeline, frames, latents = stream(run_config().with_devices(8), UNEVEN, persons=1)
-    np.savez(sys.argv[1], frames=frames, latents=latents, plan=pipeline.layout.plan.name, programs=pipeline.chunk.programs)
+    np.savez(sys.argv[1], frames=frames, latents=latents, plan=pipeline.layout.plan.name, programs=pipeline.chunk_programs)

@@ -11,6 +11,7 @@ from livetalk_jax.serving.model import TICK
 
 SIZE = (64, 96)
 CHUNK, MOTION = 28, 5
+FIRST = 4  # frames of a chunk that come before the others
 BITS = 16
 
 
@@ -70,7 +71,7 @@ class TestCard:
             raise RuntimeError("the card is torn")
         loud = np.abs(speech.reshape(CHUNK, TICK)).max(1) > 0.01
         frames = np.stack([draw(state.next + i, bool(loud[i])) for i in range(CHUNK)])
-        return frames, state._replace(next=state.next + CHUNK)
+        return iter([frames[:FIRST], frames[FIRST:]]), state._replace(next=state.next + CHUNK)
 
     def rewind(self, state, frames, dropped):
         assert frames.shape == (MOTION, *SIZE, 3) and frames.dtype == np.uint8

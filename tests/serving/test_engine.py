@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import gc
+import threading
+import types
 import weakref
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from livetalk_jax.serving import engine as engines
 from livetalk_jax.serving.engine import Clock, Engine, Limits
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.live import LiveSession, Output
 from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.timeline import Event, Tick, Timeline
-from tests.serving.card import SIZE, TestCard, read
+from tests.serving.card import CHUNK, FIRST, SIZE, TestCard, read
 
 PORTRAIT = np.full((*SIZE, 3), 7, np.uint8)
 
@@ -107,6 +110,79 @@ def test_twenty_five_ticks_a_second():
             assert len(ticks_of(await output.take())) == 1
 
     asyncio.run(body())
+
+
+class Late(TestCard):
+    """The frames behind the first ones of a chunk wait for `rest`; set at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.rest, self.waiting = threading.Event(), False
+        self.rest.set()
+
+    def step(self, state, speech):
+        pieces, state = super().step(state, speech)
+
+        def late():
+            yield next(pieces)
+            self.waiting = not self.rest.is_set()
+            assert self.rest.wait(60)
+            yield next(pieces)
+
+        return late(), state
+
+
+def test_the_first_frames_are_shown_while_the_others_are_made():
+    async def body():
+        clock, card = HandClock(), Late()
+        async with running(card, clock, sessions=1) as engine:
+            card.rest.clear()
+            live, output = await started(engine)
+            for _ in range(5):
+                await clock.move(0.04)
+            assert engine.computing and card.waiting
+            ticks = ticks_of(await output.take())
+            assert [read(tick.frame)[0] for tick in ticks] == [0, 1, 2, 3, 3, 3]
+            assert [tick.held for tick in ticks] == [False] * FIRST + [True] * 2
+            card.rest.set()
+            await until(lambda: live.timeline.ahead)
+            for _ in range(30):
+                await clock.move(0.04)
+                await until(lambda: live.timeline.ahead > 2)
+            assert [read(tick.frame)[0] for tick in ticks_of(await output.take())] == list(range(4, 34))
+            assert 0 < live.stages["first_frames"] <= live.stages["step"]
+
+    asyncio.run(body())
+
+
+def test_first_frames_wait_where_they_would_stand_still():
+    """Nothing is in hand, and the others are expected long after they would have been shown."""
+
+    async def body():
+        clock, card = HandClock(), Late()
+        async with running(card, clock, sessions=1) as engine:
+            card.rest.clear()
+            engine.chunk_seconds = 1.0
+            live = engine.open(PORTRAIT)
+            live.subscribe()
+            await until(lambda: card.waiting)
+            await settle()
+            assert live.state == "starting" and not live.timeline.ahead
+            card.rest.set()
+            await until(lambda: live.state == "live")
+            assert live.timeline.ahead >= CHUNK - 1  # but for the one that is shown at once
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(("arrive", "ahead"), [((0.9, 1.0), 0.9), ((0.9, 1.1), 1.1 - FIRST / 25), ((1.1, 1.1), 1.1)])
+def test_what_a_session_must_have_in_hand(monkeypatch, arrive, ahead):
+    """So much that each piece of its next chunk comes in time."""
+    clock = iter([0.0, *arrive])
+    monkeypatch.setattr(engines, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    card = TestCard()
+    _, pace = engines._step(card, card.start(PORTRAIT, None, 0), np.zeros(CHUNK * 640, np.float32))
+    assert pace == pytest.approx((*arrive, ahead))
 
 
 def test_nothing_is_made_for_nobody():
@@ -341,9 +417,10 @@ def test_a_thousand_sessions_leave_nothing_behind():
         made: ClassVar[list] = []
 
         def step(self, state, speech):
-            frames, state = super().step(state, speech)
-            self.made.append(weakref.ref(frames))
-            return frames, state
+            pieces, state = super().step(state, speech)
+            pieces = list(pieces)
+            self.made.extend(map(weakref.ref, pieces))
+            return pieces, state
 
     async def body():
         clock, card = HandClock(), Remembering()

@@ -346,13 +346,13 @@ class OnADevice(cards.TestCard):
 
     def step(self, state, speech):
         self.begun.set()
-        frames, state = super().step(state, speech)
+        pieces, state = super().step(state, speech)
         if self.last is None:
-            return frames, state
+            return pieces, state
         self.begun = threading.Event()
         if state.next > self.last:
             self.begun.set()
-        return Pending(frames, self.begun), state
+        return [Pending(frames, self.begun) for frames in pieces], state
 
 
 def test_a_chunk_is_fetched_while_the_next_is_computed():

@@ -52,7 +52,9 @@ def test_a_conversation(url):
                 assert abs(ended.fields["played_seconds"] - 2) < 0.01
                 await stream.until_shown(ended.fields["time"] + 0.2)
                 stages = (await stream.until("stats")).fields["stages"]
-                assert stages.keys() >= {"start", "wait", "step", "encode"} and all(0 <= took < 60 for took in stages.values())
+                assert stages.keys() >= {"start", "wait", "first_frames", "step", "encode"} and all(
+                    0 <= took < 60 for took in stages.values()
+                )
                 await stream.control("close")
                 assert (await stream.until("closed")).fields["reason"] == "client"
             frames, sound, rate = stream.decode()
@@ -178,8 +180,8 @@ class Noise(cards.TestCard):
     """Frames that are large however they are encoded."""
 
     def step(self, state, speech):
-        frames, state = super().step(state, speech)
-        return np.random.default_rng(0).integers(0, 256, frames.shape, np.uint8), state
+        pieces, state = super().step(state, speech)
+        return [np.random.default_rng(0).integers(0, 256, frames.shape, np.uint8) for frames in pieces], state
 
 
 def test_a_reader_that_stops_reading(monkeypatch):

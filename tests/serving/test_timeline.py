@@ -6,7 +6,7 @@ import pytest
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.model import TICK
 from livetalk_jax.serving.timeline import JITTER_TICKS, QUIET_TICKS, Event, Tick, Timeline
-from tests.serving.card import CHUNK, MOTION, SIZE, State, TestCard, read
+from tests.serving.card import CHUNK, FIRST, MOTION, SIZE, State, TestCard, read
 
 STILL = np.full((*SIZE, 3), 7, np.uint8)
 FLOOR = 6
@@ -18,13 +18,13 @@ def loud(frames):
 
 
 class Driver:
-    """A time line with a model that makes a chunk in `delay` ticks."""
+    """A time line with a model that makes the first frames of a chunk in `delay` ticks, and the others in one more."""
 
     def __init__(self, delay=3, shown=None):
         self.card, self.delay = TestCard(), delay
         self.line = Timeline(STILL, chunk_frames=CHUNK, motion_frames=MOTION, shown=shown)
         self.line.state, self.line.floor = State(7, 0), FLOOR
-        self.work = None
+        self.work, self.finished = None, []
         self.items = []
 
     def run(self, ticks):
@@ -34,14 +34,20 @@ class Driver:
             if self.work is None and self.line.wants():
                 work = self.line.begin()
                 state = work.state if work.rewind is None else self.card.rewind(work.state, *work.rewind)
-                self.work = [self.delay, work, *self.card.step(state, work.speech.astype(np.float32) / 32768)]
+                pieces, state = self.card.step(state, work.speech.astype(np.float32) / 32768)
+                self.work = [self.delay, work, pieces, state]
             self.items += self.line.tick()
             if self.work is not None:
                 self.work[0] -= 1
                 if self.work[0] <= 0:
-                    self.line.finish(*self.work[1:])
-                    self.work = None
+                    self.advance(*self.work[1:])
         return [item for item in self.items[first:] if isinstance(item, Tick)]
+
+    def advance(self, work, pieces, state):
+        self.line.take(work, next(pieces), state)
+        if self.work[0] < 0:
+            self.finished.append(self.line.finish(work))
+            self.work = None
 
     def events(self, name=None):
         return [item for item in self.items if isinstance(item, Event) and name in (None, item.name)]
@@ -173,6 +179,30 @@ def test_interrupting_silence_changes_no_picture(driver):
     ticks = driver.run(100)
     assert not any(tick.held or tick.speaking for tick in ticks)
     assert [read(tick.frame)[0] for tick in ticks] == list(range(10, 110))
+
+
+@pytest.mark.parametrize(("spoken_frames", "cut"), [(28, True), (2, False)])
+def test_interruption_between_the_pieces_of_a_chunk(spoken_frames, cut):
+    """Frames of it were shown: the model is told what they were, and how many of its others are not."""
+    driver = Driver(delay=1)
+    driver.line.push(loud(spoken_frames))
+    driver.line.end_segment()
+    driver.run(1)  # the first piece is there
+    assert driver.line.ahead == FIRST and driver.line.state.next == CHUNK
+    shown = driver.line.tick() + driver.line.tick() + driver.line.tick()
+    assert [read(item.frame)[0] for item in shown if isinstance(item, Tick)] == [0, 1, 2]
+    driver.line.interrupt()
+    after = driver.run(40)
+    numbers = [read(tick.frame)[0] for tick in after]
+    assert driver.finished[0] != cut and not any(tick.speaking for tick in after)
+    if not cut:  # what was to be said had been said
+        assert numbers == list(range(3, 43)) and not driver.card.rewinds
+        return
+    frames, dropped = driver.card.rewinds[0]
+    assert dropped == CHUNK - 3
+    assert [read(frame)[0] for frame in frames] == [0, 0, 0, 1, 2]
+    held = sum(tick.held for tick in after)
+    assert numbers == [2] * held + list(range(3, 43 - held)) and 0 < held <= 2
 
 
 def test_a_hundred_interruptions_in_a_row(driver):

@@ -17,6 +17,12 @@ def speech(seed):
     return (0.1 * np.random.default_rng(seed).standard_normal(CHUNK)).astype(np.float32)
 
 
+def step(avatar, state, seed):
+    """All frames of a step, and the state after it."""
+    pieces, state = avatar.step(state, speech(seed))
+    return np.concatenate(list(pieces)), state
+
+
 @pytest.fixture(scope="module")
 def avatar(pipeline):
     return Avatar({SIZE: pipeline})
@@ -24,17 +30,17 @@ def avatar(pipeline):
 
 def test_a_state_is_never_changed(avatar):
     state = avatar.start(PORTRAIT, None, 0)
-    frames, after = avatar.step(state, speech(0))
+    frames, after = step(avatar, state, 0)
     assert frames.shape == (NEW, *SIZE, 3) and frames.dtype == np.uint8
-    other, _ = avatar.step(after, speech(1))
-    np.testing.assert_array_equal(avatar.step(state, speech(0))[0], frames)
-    np.testing.assert_array_equal(avatar.step(after, speech(1))[0], other)
+    other, _ = step(avatar, after, 1)
+    np.testing.assert_array_equal(step(avatar, state, 0)[0], frames)
+    np.testing.assert_array_equal(step(avatar, after, 1)[0], other)
 
 
 def test_going_on_from_all_that_was_made_changes_little(avatar):
     """Motion latents of the frames as shown (8 bits) are those of the frames as made."""
     state = avatar.start(PORTRAIT, None, 0)
-    frames, after = avatar.step(state, speech(0))
+    frames, after = step(avatar, state, 0)
     rewound = avatar.rewind(after, frames[-MOTION:], 0)
     error = np.linalg.norm(np.subtract(rewound.motion.latents, after.motion.latents)) / np.linalg.norm(after.motion.latents)
     assert error < 0.02
@@ -44,7 +50,7 @@ def test_going_on_from_all_that_was_made_changes_little(avatar):
 def test_going_on_from_earlier_frames(avatar):
     """What follows is conditioned on the frames given, and has heard only what belongs to them."""
     state = avatar.start(PORTRAIT, None, 0)
-    frames, after = avatar.step(state, speech(0))
+    frames, after = step(avatar, state, 0)
     rewound = avatar.rewind(after, frames[:MOTION], NEW - MOTION)
     assert np.abs(np.subtract(rewound.motion.latents, after.motion.latents)).max() > 1e-3
     heard = rewound._buffers[0].waveform
@@ -54,15 +60,15 @@ def test_going_on_from_earlier_frames(avatar):
 
 
 def test_nothing_compiles_after_one_of_each(avatar):
-    frames, state = avatar.step(avatar.start(PORTRAIT, None, 0), speech(0))
-    avatar.step(avatar.rewind(state, frames[-MOTION:], NEW), speech(1))
+    frames, state = step(avatar, avatar.start(PORTRAIT, None, 0), 0)
+    step(avatar, avatar.rewind(state, frames[-MOTION:], NEW), 1)
     events = []
     jax.monitoring.register_event_duration_secs_listener(
         listen := lambda name, *_, **__: events.append(name) if name.endswith("backend_compile_duration") else None
     )
     try:
-        frames, state = avatar.step(avatar.start(PORTRAIT[::-1].copy(), "Somebody else.", 3), speech(0))
-        avatar.step(avatar.rewind(state, frames[-MOTION:], 3), speech(1))
+        frames, state = step(avatar, avatar.start(PORTRAIT[::-1].copy(), "Somebody else.", 3), 0)
+        step(avatar, avatar.rewind(state, frames[-MOTION:], 3), 1)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not events

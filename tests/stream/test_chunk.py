@@ -16,7 +16,7 @@ from livetalk_jax.diffusion.sampler import Motion, noise_draws, with_motion
 from livetalk_jax.diffusion.schedule import timesteps
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.shapes import Geometry
-from livetalk_jax.stream.chunk import denoise, draw_noise, generate_chunk, to_uint8
+from livetalk_jax.stream.chunk import denoise, draw_noise, first_frames, generate_chunk, other_frames, to_uint8
 from livetalk_jax.stream.color import lab_statistics, match_colors
 from livetalk_jax.stream.conditioning import Conditions, prepare
 from livetalk_jax.stream.networks import random_network
@@ -125,7 +125,7 @@ def test_the_teacher_against_the_loop_by_hand(small, networks, conditions, text,
 
 
 def test_a_chunk_is_decoded_matched_and_handed_over(small, networks, conditions):
-    """Frames and the next motion, made again from the latents by hand."""
+    """Frames and the next motion, made again from the latents by hand; and in pieces."""
     sampler, noise, sound = small.sampler, jnp.asarray(random(7, 2, *LATENTS)), windows(networks.dit.config)
 
     @jax.jit
@@ -143,6 +143,16 @@ def test_a_chunk_is_decoded_matched_and_handed_over(small, networks, conditions)
     carried = jax.jit(lambda vae, x: vae.encode(x))(networks.vae, video[:, -GEOMETRY.motion_frames :])
     np.testing.assert_allclose(motion.latents, carried, atol=1e-3)
     assert motion.known == GEOMETRY.motion_latents == 2
+
+    count, motion_frames = GEOMETRY.first_latents, GEOMETRY.motion_frames
+    first, rest = jax.jit(
+        lambda vae, z: first_frames(vae, z, conditions.color, count, motion_frames=motion_frames, color_strength=0.5)
+    )(networks.vae, latents)
+    others, following = jax.jit(lambda vae, rest: other_frames(vae, rest, conditions.color, color_strength=0.5))(networks.vae, rest)
+    assert first.shape[1] == 4 * count - 3
+    np.testing.assert_allclose(np.concatenate([first, others], 1), video, atol=1e-4)
+    np.testing.assert_allclose(following.latents, carried, atol=1e-3)
+    assert following.known == motion.known
 
 
 @pytest.mark.parametrize("persons", [1, 2])
@@ -164,16 +174,18 @@ def test_published_size_in_bfloat16(persons):
 
     def session(dit, vae, clip, portrait, text, masks, sound, noise):
         conditions, motion = prepare(dit, vae, clip, portrait, text, None, masks, geometry)
-        frames, following = generate_chunk(
-            dit, vae, conditions, sound, noise, motion,
-            sampler=sampler, motion_frames=stream.motion_frames, color_strength=stream.color_strength,
+        latents = denoise(dit, conditions, sound, noise, motion, sampler=sampler).astype(conditions.reference.dtype)
+        first, rest = first_frames(
+            vae, latents, conditions.color, geometry.first_latents,
+            motion_frames=stream.motion_frames, color_strength=stream.color_strength,
         )  # fmt: skip
-        return motion, following, to_uint8(frames[0])
+        others, following = other_frames(vae, rest, conditions.color, color_strength=stream.color_strength)
+        return motion, following, to_uint8(first[0]), to_uint8(others[0])
 
     def array(dtype, *shape):
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    motion, following, frames = jax.eval_shape(
+    motion, following, first, others = jax.eval_shape(
         session, dit, vae, clip,
         array(jnp.bfloat16, 1, 1, *size, 3),
         array(jnp.bfloat16, 1, sizes.text_len, sizes.text_dim),
@@ -184,8 +196,8 @@ def test_published_size_in_bfloat16(persons):
     assert motion == following
     assert motion.latents.shape == (1, 2, 90, 52, 16)
     assert motion.latents.dtype == jnp.bfloat16
-    assert frames.shape == (28, 720, 416, 3)
-    assert frames.dtype == jnp.uint8
+    assert (first.shape, others.shape) == ((9, 720, 416, 3), (24, 720, 416, 3))  # the first 5 are motion
+    assert first.dtype == others.dtype == jnp.uint8
 
 
 def test_to_uint8():

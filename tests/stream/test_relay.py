@@ -24,8 +24,13 @@ class Counter:
     def step(self, state, speech):
         if speech[0] < 0:
             raise RuntimeError("no")
-        self.done.append([*state, ("step", float(speech[0]))])
-        return speech, self.done[-1]
+        after = [*state, ("step", float(speech[0]))]
+
+        def pieces():
+            yield speech
+            self.done.append(after)
+
+        return pieces(), after
 
     def rewind(self, state, frames, dropped):
         return [*state, ("rewind", int(frames[0]), dropped)]
@@ -40,13 +45,15 @@ def test_followers_do_the_same():
     state = leader.start(np.array([7]), "Hello.", 3)
     other = leader.start(np.array([8]), None, 4)
     for i in range(5):
-        frames, state = leader.step(state, np.array([i, 0.0]))
-        assert frames[0] == i
-        _, other = leader.step(leader.rewind(other, np.array([i]), i), np.array([10.0 + i]))
+        pieces, state = leader.step(state, np.array([i, 0.0]))
+        assert [piece[0] for piece in pieces] == [i]
+        pieces, other = leader.step(leader.rewind(other, np.array([i]), i), np.array([10.0 + i]))
+        assert len(list(pieces)) == 1
         gc.collect()
     with pytest.raises(RuntimeError, match="no"):
         leader.step(state, np.array([-1.0]))
-    _, state = leader.step(state, np.array([99.0]))
+    pieces, state = leader.step(state, np.array([99.0]))
+    assert len(list(pieces)) == 1
     leader.close()
     thread.join(60)
     assert not thread.is_alive()

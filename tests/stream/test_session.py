@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ from flax import nnx
 
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
-from livetalk_jax.stream.networks import random_networks
+from livetalk_jax.stream.networks import compiled, random_networks
 from livetalk_jax.stream.session import Pipeline, Session
 from tests.stream.conftest import FRAMES, MOTION, SIZE
 
-NEW = FRAMES - MOTION
+NEW, FIRST = FRAMES - MOTION, 4  # frames of a chunk, and those that come before the others
 RATE, FPS = 16_000, 25
 CHUNK = NEW * RATE // FPS  # 5,120 samples
 PORTRAIT = np.random.default_rng(0).uniform(-1, 1, (*SIZE, 3)).astype(np.float32)
@@ -66,7 +67,7 @@ def test_nothing_compiles_after_the_warm_up(pipeline):
         frames = video(session, noise(3 * CHUNK))
     assert len(frames) == 3 * NEW
     assert not seen
-    assert pipeline.chunk.programs == 1
+    assert pipeline.chunk_programs == 2
     assert pipeline.chunk_windows.programs == 1
 
 
@@ -83,6 +84,31 @@ def test_same_seed_same_bits(pipeline):
     assert (first != other).mean() > 0.5
     assert first.dtype == np.uint8
     assert first.shape == (2 * NEW, *SIZE, 3)
+
+
+def test_the_first_frames_are_there_before_the_others_are_decoded(pipeline, monkeypatch):
+    """Which wait here until the first ones are fetched."""
+    windows = (session := pipeline.start(PORTRAIT)).listen([noise(CHUNK)])
+    expected = np.concatenate(session.generate(windows, commit=False))
+    fetched, decode = threading.Event(), pipeline.other_frames.fn
+    fetched.set()  # for the compilation
+
+    def wait():
+        assert fetched.wait(60)
+        return np.float32(0)
+
+    def others(vae, color, rest):
+        zero = jax.pure_callback(wait, jax.ShapeDtypeStruct((), jnp.float32))
+        return decode(vae, color, rest._replace(latents=rest.latents + zero))
+
+    monkeypatch.setattr(pipeline, "other_frames", compiled(others, pipeline.networks.vae))
+    jax.block_until_ready(session.generate(windows, commit=False))
+    fetched.clear()
+    first, last = session.generate(windows, commit=False)
+    first = np.asarray(first)
+    assert len(first) == FIRST and not last.is_ready()
+    fetched.set()
+    np.testing.assert_array_equal(np.concatenate([first, last]), expected)
 
 
 def test_what_a_session_is_given_matters(pipeline):
@@ -104,7 +130,7 @@ def test_sessions_are_apart(pipeline):
     for begin in (0, CHUNK):
         for i in range(2):
             windows = sessions[i].listen([speech[i][begin : begin + CHUNK]])
-            together[i].append(np.asarray(sessions[i].generate(windows)))
+            together[i].append(np.concatenate(sessions[i].generate(windows)))
     for i in range(2):
         np.testing.assert_array_equal(np.concatenate(together[i]), alone[i])
 
@@ -114,12 +140,12 @@ def test_chunks_go_on_from_one_another(pipeline):
     session = pipeline.start(PORTRAIT)
     windows = session.listen([noise(CHUNK)])
     session.generate(windows)
-    second = np.asarray(session.generate(windows, commit=False))
-    np.testing.assert_array_equal(second, session.generate(windows, commit=False))
+    second = np.concatenate(session.generate(windows, commit=False))
+    np.testing.assert_array_equal(second, np.concatenate(session.generate(windows, commit=False)))
     known = session.motion
     assert known.known == 2
     session.motion = known._replace(latents=known.latents + 1)
-    assert (second != np.asarray(session.generate(windows, commit=False))).any()
+    assert (second != np.concatenate(session.generate(windows, commit=False))).any()
 
 
 LENGTHS = [1, 639, 640, 641, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 640, 3 * CHUNK]
@@ -128,10 +154,10 @@ LENGTHS = [1, 639, 640, 641, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 640, 3 * C
 @pytest.mark.parametrize("samples", LENGTHS)
 def test_all_of_the_speech_is_covered(pipeline, samples):
     """A frame is 640 samples: as many frames as begin before the speech ends."""
-    chunks = list(pipeline.start(PORTRAIT).speak([noise(samples)]))
-    assert sum(map(len, chunks)) == -(-samples // 640)
-    assert [len(chunk) for chunk in chunks[:-1]] == [NEW] * (len(chunks) - 1)
-    assert len(chunks) == -(-samples // CHUNK)
+    pieces = list(pipeline.start(PORTRAIT).speak([noise(samples)]))
+    assert sum(map(len, pieces)) == -(-samples // 640)
+    assert [len(piece) for piece in pieces[:-1]] == ([FIRST, NEW - FIRST] * len(pieces))[: len(pieces) - 1]
+    assert all(map(len, pieces))
 
 
 def test_no_speech_no_frames(pipeline):
@@ -157,7 +183,7 @@ def test_once_has_as_many_frames(pipeline, monkeypatch, small):
     frames = np.concatenate([first, *rest])
     assert frames.shape == streamed.shape == (23, *SIZE, 3)
     assert (frames != streamed).any()
-    assert pipeline.chunk.programs == 1
+    assert pipeline.chunk_programs == 2
 
 
 # Which sound belongs to which frame
@@ -231,7 +257,7 @@ def test_the_teacher_with_two_persons(networks, small, tokenize):
     frames = video(pipeline.start(PORTRAIT, masks=masks), *speech)
     assert frames.shape == (3 * NEW, *SIZE, 3)
     assert frames.std() > 1
-    assert pipeline.chunk.programs == 1
+    assert pipeline.chunk_programs == 2
     np.testing.assert_array_equal(frames, video(pipeline.start(PORTRAIT, masks=masks), *speech))
     assert (frames != video(pipeline.start(PORTRAIT, masks=masks), *speech[::-1])).any()
     with pytest.raises(ValueError, match=r"this session has 2 person\(s\) but was given 1 recording"):

@@ -68,7 +68,8 @@ def vae_stage(
 
 
 def rest_of_chunk(config: RunConfig, plan: Plan, geometry: Geometry, per_host: int) -> tuple[list[Work], list[Exchange]]:
-    """Audio keys and values, the colour match, and the way of the frames to every device."""
+    """Audio keys and values, the colour match, the way of the frames to every device, and what a decode in two pieces exchanges more
+    than one of the whole."""
     pixels = math.prod(latents_held(plan, geometry)) * 64
     # Means, deviations and the match itself, in float32: three reads of the video, one write.
     colours = Work("memory", 0.0, 4.0 * FLOAT32 * 3 * geometry.frames * pixels)
@@ -77,7 +78,12 @@ def rest_of_chunk(config: RunConfig, plan: Plan, geometry: Geometry, per_host: i
         return work, []
     here, away = partners(plan.model_devices, per_host)
     means = Exchange("all-reduce", 2, 2 * FLOAT32 * 3 * geometry.frames / plan.model_devices, here, away)
-    return work, [means, gather(plan, 3 * geometry.new_frames * pixels, per_host)]
+    exchanges = [means, gather(plan, 3 * geometry.new_frames * pixels, per_host)]
+    if geometry.first_latents < geometry.latent_grid[0] and plan.vae_split == "halo":
+        # Causal convolutions of the second piece read the last two frames of the first, and their halos, again.
+        again = [conv._replace(read_frames=2) for conv in decoder_convs(config.model.vae, geometry.frames) if conv.time > 1]
+        exchanges += halo_exchanges(again, plan, latents_held(plan, geometry), per_host)
+    return work, exchanges
 
 
 def stages(config: RunConfig, plan: Plan, geometry: Geometry, per_host: int) -> dict[str, Stage]:

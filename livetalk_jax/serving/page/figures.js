@@ -79,9 +79,9 @@ export class Figures {
     this.session.control('ping', { id })
   }
 
-  #model({ wait, rewind = 0, step, encode }) {
+  #model({ wait, rewind = 0, first_frames, encode }) {
     if (wait !== undefined) this.#stage('turn', wait)
-    if (step !== undefined) this.#stage('compute', rewind + step)
+    if (first_frames !== undefined) this.#stage('compute', rewind + first_frames)
     if (encode !== undefined) this.#stage('encode', encode)
   }
 
