@@ -36,4 +36,6 @@ def absent_devices(count: int) -> list[jax.Device]:
     # JAX asks the cuDNN that is installed for its version; here that is the target's.
     major, minor, patch = (int(n) for n in re.search(r'dnn_version: "(\d+)\.(\d+)\.(\d+)"', target).groups())  # type: ignore[union-attr]
     fused_attention_stablehlo.check_cudnn_version = lambda: 10_000 * major + 100 * minor + patch
+    # Which line of Python asked for what takes XLA a quarter of its time, and nobody looks at it; names of operations stay.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     return list(topology.devices)

@@ -28,6 +28,8 @@ from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
 USAGE = "usage: python -m livetalk_jax.benchmarks.aot --config soulx_14b [--devices 8] [--plans all] [--out DIR]"
+# A stream runs a chunk as two programs, which are one here (`stages.chunk`): what either sums must not become one sum.
+OPTIONS = GPU_OPTIONS | {"xla_gpu_all_reduce_combine_threshold_bytes": "0"}
 NOTES = (
     "Nothing was run: these are programs compiled for H200s.",
     "sends: bytes that leave the busiest device. peak: transformer, VAE, conditions and what the chunk's program takes.",
@@ -78,7 +80,7 @@ def compiled_row(config: RunConfig, where: Layout, networks: Networks) -> tuple[
     pipeline = Pipeline(networks, plan_config, size, load_tokenizer("bytes", config.model.dit.text_len), where.devices)
     programs = sharding.Programs(pipeline, shapes_of_inputs(config, pipeline.geometry))
     chunk, args = programs.calls["chunk"]
-    program = chunk.lower(*args).compile(compiler_options=dict(GPU_OPTIONS))
+    program = chunk.lower(*args).compile(compiler_options=OPTIONS)
     row = Row(
         plan=where.plan.name,
         explained=where.explain(),

@@ -129,10 +129,12 @@ def main(argv: list[str]) -> None:
         "stage": config.stage,
         "size": "{1}x{0}".format(*config.stream.buckets[0]),
     }
-    needs = [need(config, absent_devices(int(count))) for count in values.devices]
-    text = "\n".join([*(f"{key}: {value}" for key, value in about.items()), "", table(needs)])
-    print(f"\n{text}")
-    if out is not None:
-        record = {**about, "needs": [dataclasses.asdict(n) | {"peak": n.peak} for n in needs]}
-        for suffix, content in (("txt", text), ("json", json.dumps(record, indent=2) + "\n")):
-            write_whole(out / f"memory_{config.stage}.{suffix}", content)
+    needs: list[Need] = []
+    for devices in [absent_devices(int(count)) for count in values.devices]:
+        needs.append(need(config, devices))
+        text = "\n".join([*(f"{key}: {value}" for key, value in about.items()), "", table(needs)])
+        print(f"\n{text}", flush=True)
+        if out is not None:  # again after every number of GPUs: a run that is stopped keeps what it had
+            record = {**about, "needs": [dataclasses.asdict(n) | {"peak": n.peak} for n in needs]}
+            for suffix, content in (("txt", text), ("json", json.dumps(record, indent=2) + "\n")):
+                write_whole(out / f"memory_{config.stage}.{suffix}", content)
