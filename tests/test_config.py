@@ -173,3 +173,11 @@ def test_shares_are_between_0_and_1(name, path, value):
     config[group][key] = value
     with pytest.raises(ValueError, match=rf"^config\.{group}: {key} is {value}: give shares between 0 and 1$"):
         training_config(config)
+
+
+@pytest.mark.parametrize("key", ["handovers", "recyclings"])
+def test_what_happens_up_to_so_often_may_happen_once(key):
+    config = importlib.import_module("livetalk_jax.configs.stage1_tiny").get_config()
+    config.flow_matching[key] = 0
+    with pytest.raises(ValueError, match=rf"^config\.flow_matching: {key} is 0: give 1 or more$"):
+        training_config(config)

@@ -150,6 +150,8 @@ class FlowMatchingConfig:
 
     def __post_init__(self):
         shares(self, "drop_text", "drop_audio", "cold_start", "movement_weight", "handed_over", "recycled", "disturbed")
+        if wrong := [f"{name} is {getattr(self, name)}" for name in ("handovers", "recyclings") if getattr(self, name) < 1]:
+            raise ValueError(f"{', '.join(wrong)}: give 1 or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
