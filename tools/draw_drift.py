@@ -29,7 +29,7 @@ def drawing(lines: list[tuple[str, Run]]) -> str:
     inner = plot([(name, curve, [curve]) for name, curve in curves])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{2 * WIDTH}">{STYLE}'
-        f'<svg width="{WIDTH}" height="{HEIGHT}" {inner.removeprefix("<svg ")}{"".join(legend)}</svg>\n'
+        f'<svg width="{WIDTH}" height="{HEIGHT}">{inner}</svg>{"".join(legend)}</svg>\n'
     )
 
 
@@ -37,4 +37,7 @@ if __name__ == "__main__":
     if len(sys.argv) < 3 or not all("=" in run for run in sys.argv[2:]):
         sys.exit("usage: python tools/draw_drift.py FILE.svg NAME=RUN…")
     named = [run.partition("=") for run in sys.argv[2:]]
-    write_whole(Path(sys.argv[1]), drawing([(name, Run(Path(folder))) for name, _, folder in named]))
+    try:
+        write_whole(Path(sys.argv[1]), drawing([(name, Run(Path(folder))) for name, _, folder in named]))
+    except ValueError as error:
+        sys.exit(str(error))

@@ -2,15 +2,13 @@
 
 import dataclasses
 import functools
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+
+from tests.processes import run_together
 
 from .small import EVEN, UNEVEN, error, run_config, stream
 
@@ -56,28 +54,7 @@ def test_two_chunks_equal_one_device(on_one_device, plan, token_grid, persons):
 
 def test_two_processes_equal_one_device(on_one_device, tmp_path):
     """Four devices each: Ulysses inside a process and a ring across them, chosen without being asked for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    workers = []
-    for process in range(2):
-        environment = {
-            **os.environ, "JAX_PLATFORMS": "cpu", "LIVETALK_COORDINATOR": address, "LIVETALK_PROCESSES": "2",
-            "LIVETALK_PROCESS": str(process),
-        }  # fmt: skip
-        command = [sys.executable, "-m", "tests.parallel.worker", str(tmp_path / f"{process}.npz")]
-        workers.append(
-            subprocess.Popen(
-                command, env=environment, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-        )
-    try:
-        for worker in workers:
-            output, _ = worker.communicate(timeout=600)
-            assert worker.returncode == 0, output
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_together([sys.executable, "-m", "tests.parallel.worker", str(tmp_path)])
     for process in range(2):
         with np.load(tmp_path / f"{process}.npz") as result:
             assert str(result["plan"]) == "u4r2-g4x2"

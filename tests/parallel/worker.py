@@ -1,6 +1,7 @@
-"""One of several processes that stream two chunks together: python -m tests.parallel.worker OUT.npz, with LIVETALK_* set."""
+"""One of several processes that stream two chunks together: python -m tests.parallel.worker FOLDER, with LIVETALK_* set."""
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,4 +15,5 @@ if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     initialize()
     pipeline, frames, latents = stream(run_config().with_devices(8), UNEVEN, persons=1)
-    np.savez(sys.argv[1], frames=frames, latents=latents, plan=pipeline.layout.plan.name, programs=pipeline.chunk_programs)
+    out = Path(sys.argv[1]) / f"{jax.process_index()}.npz"
+    np.savez(out, frames=frames, latents=latents, plan=pipeline.layout.plan.name, programs=pipeline.chunk_programs)
