@@ -50,6 +50,7 @@ def get_config(size: str = "480") -> ConfigDict:
         sample_rate=16_000,
         audio_context_seconds=8,
         audio_mode="once",
+        reference="first",
         color_strength=0.0,
     )
     config.sampler = dict(

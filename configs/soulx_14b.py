@@ -27,6 +27,7 @@ def get_config(size: str = "720x416") -> ConfigDict:
         sample_rate=16_000,
         audio_context_seconds=8,
         audio_mode="stream",
+        reference="first",
         color_strength=1.0,
     )
     config.sampler = dict(

@@ -28,14 +28,16 @@ def get_config() -> ConfigDict:
         steps=1000, minutes=0.0, seed=0, log_every=1, save_every=100, keep_last=2, keep_best=1, sample_every=250, sample_chunks=1
     )  # fmt: skip
     config.student = dict(
-        learning_rate=1e-5, warmup_steps=100, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, accumulate=1,
+        learning_rate=1e-5, warmup_steps=100, decay_steps=0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, accumulate=1,
         ema_decay=0.0,
     )  # fmt: skip
     config.flow_matching = dict(
         timestep_shift=5.0,
+        timestep_steps=0,
         weighting="uniform",
         drop_text=0.1,
         drop_audio=0.1,
+        audio_guidance=1.0,
         cold_start=0.1,
         cold_start_latent="first_frame",
         temporal_weight=0.0,

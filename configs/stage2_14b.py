@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.chunks = 5
     config.loop.update(steps=200, save_every=20, sample_every=20, sample_chunks=5)
     config.student = dict(
-        learning_rate=2e-6, warmup_steps=0, b1=0.0, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=10.0, accumulate=1,
+        learning_rate=2e-6, warmup_steps=0, decay_steps=0, b1=0.0, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=10.0, accumulate=1,
         ema_decay=0.0,
     )  # fmt: skip
     config.fake_score = {**config.student, "learning_rate": 4e-7}

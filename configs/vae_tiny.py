@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.batch, config.updates = 8, 8
     config.loop.update(steps=4000, log_every=10, save_every=500, sample_every=500)
     config.optimizer = dict(
-        learning_rate=2e-3, warmup_steps=200, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
+        learning_rate=2e-3, warmup_steps=200, decay_steps=0, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0, accumulate=1,
         ema_decay=0.999,
     )  # fmt: skip
     # As many as a chunk has: trained on 17, colours were wrong from the twentieth frame on.

@@ -215,7 +215,8 @@ class StreamConfig:
 
     `buckets` are the (height, width) pairs a portrait may be fitted to; the one nearest in aspect ratio is taken.
     `audio_mode`: "stream" encodes the last `audio_context_seconds` of speech for every chunk, as live use must; "once" encodes
-    the whole recording before the first chunk.
+    the whole recording before the first chunk. `reference`: the portrait is the "first" frame of the reference video, which is blank
+    behind it (published), or "all" of its frames, so that what stays where it is can be copied in place.
     """
 
     buckets: tuple[tuple[int, int], ...]
@@ -225,6 +226,7 @@ class StreamConfig:
     sample_rate: int
     audio_context_seconds: int
     audio_mode: Literal["stream", "once"]
+    reference: Literal["first", "all"]
     color_strength: float
 
 

@@ -31,7 +31,7 @@ from livetalk_jax.shapes import PATCH, Geometry
 from livetalk_jax.stream.audio import normalize_loudness, windows
 from livetalk_jax.stream.chunk import generate_chunk
 from livetalk_jax.stream.color import lab_statistics, match_colors
-from livetalk_jax.stream.conditioning import Conditions, first_motion, reference_condition
+from livetalk_jax.stream.conditioning import Conditions, first_motion, mark_reference, reference_video
 
 FOLDER = Path(os.environ.get("LIVETALK_GOLDEN", Path(__file__).parent / "golden"))
 TOLERANCE = 1e-4
@@ -184,7 +184,7 @@ def stream_case(case: Case) -> None:
     coder = make_vae(config["vae"], Case("vae").weights)
     geometry = Geometry(*config["target"], config["frame_num"], config["motion_frames"])
     portrait = jnp.asarray(media.prepare_portrait(case.inputs["image"], *config["target"]))[None, None]
-    reference = jax.jit(lambda n, x: reference_condition(n, x, geometry))(coder, portrait)
+    reference = jax.jit(lambda n, x: mark_reference(n.encode(reference_video(x, geometry.frames, "first"))))(coder, portrait)
     check("condition", np.moveaxis(reference, -1, 1), case.outputs["y"])
     motion = jax.jit(lambda n, x: first_motion(n, x, geometry))(coder, portrait)
     check("first motion", np.moveaxis(motion.latents[0, :1], -1, 0), case.outputs["motion_latents_0"])

@@ -97,9 +97,10 @@ class Encoders:
         chunks = [
             media.frames[None, begin : begin + stream.frames] for begin in range(0, len(media.frames) - stream.motion_frames, step)
         ]
-        first = np.broadcast_to(media.reference, chunks[0].shape)
+        portrait = np.broadcast_to(media.reference, chunks[0].shape)
+        shown = 1 if stream.reference == "first" else stream.frames
         encoded = [self._latents(chunk, np.int32(stream.frames)) for chunk in chunks]
-        reference = self._latents(first, np.int32(1))
+        reference = self._latents(portrait, np.int32(shown))
         clip, color = self._portrait(media.reference[None])
         speech = [self._speech(normalize_loudness(wave, stream.sample_rate)) for wave in media.speech]
         return {

@@ -306,7 +306,7 @@ def main(argv: list[str]) -> None:
         "clips_per_part": values.clips_per_part,
         "stream": {
             name: getattr(stream, name)
-            for name in ("buckets", "frames", "motion_frames", "fps", "sample_rate", "audio_context_seconds")
+            for name in ("buckets", "frames", "motion_frames", "fps", "sample_rate", "audio_context_seconds", "reference")
         },
     }
     cache = Cache(out)

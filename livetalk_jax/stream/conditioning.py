@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +40,14 @@ class Conditions(NamedTuple):
     masks: jax.Array | None
 
 
-def reference_condition(vae: VAE, portrait: jax.Array, geometry: Geometry, parallel: Parallel = ONE_DEVICE) -> jax.Array:
-    """Mask and reference latents [B, T, H, W, 20]: the portrait followed by blank frames, encoded as one video.
-
-    portrait: [B, 1, Y, X, 3] in [−1, 1].
-    """
-    blank = jnp.zeros((portrait.shape[0], geometry.frames - 1, *portrait.shape[2:]), portrait.dtype)
-    return mark_reference(vae.encode(jnp.concatenate([portrait, blank], axis=1), parallel=parallel))
+def reference_video(portrait: jax.Array, frames: int, reference: Literal["first", "all"]) -> jax.Array:
+    """What is encoded as reference, [B, F, Y, X, 3]: the portrait [B, 1, Y, X, 3], and blank frames or itself again."""
+    following = jnp.zeros_like(portrait) if reference == "first" else portrait
+    return jnp.concatenate([portrait, jnp.repeat(following, frames - 1, axis=1)], axis=1)
 
 
 def mark_reference(latents: jax.Array) -> jax.Array:
-    """Reference latents [B, T, H, W, 16] behind the mask that says which frame of them shows the portrait: [B, T, H, W, 20]."""
+    """Reference latents [B, T, H, W, 16] behind the mask that says which frame of them is the portrait itself: [B, T, H, W, 20]."""
     mask = jnp.zeros((*latents.shape[:-1], MASK_CHANNELS), latents.dtype).at[:, 0].set(1.0)
     return jnp.concatenate([mask, latents], axis=-1)
 
@@ -75,6 +72,7 @@ def prepare(
     negative_text: jax.Array | None,
     masks: jax.Array | None,
     geometry: Geometry,
+    reference: Literal["first", "all"],
     parallel: Parallel = ONE_DEVICE,
 ) -> tuple[Conditions, Motion]:
     """Conditions and first motion of a session, of the rows and columns that `parallel` holds here.
@@ -83,6 +81,7 @@ def prepare(
         portrait: [B, 1, Y, X, 3] in [−1, 1], whole.
         text, negative_text: umT5 states [B, L, C], zero where there is no token.
         masks: `person_masks`, for two persons.
+        reference: of the stream's configuration.
     """
     image = clip(portrait[:, 0], parallel=parallel)
     portrait = parallel.take_spatial(portrait, 2)
@@ -91,7 +90,7 @@ def prepare(
         for table in rotary_3d(geometry.token_grid, dit.config.head_dim)
     )
     conditions = Conditions(
-        reference=reference_condition(vae, portrait, geometry, parallel),
+        reference=mark_reference(vae.encode(reference_video(portrait, geometry.frames, reference), parallel=parallel)),
         context=dit.context(text, image),
         negative=None if negative_text is None else dit.context(negative_text, image),
         color=lab_statistics(portrait, parallel),

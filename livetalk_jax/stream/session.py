@@ -13,7 +13,7 @@ from flax import nnx
 
 from livetalk_jax.config import RunConfig
 from livetalk_jax.diffusion.sampler import Motion, noise_draws
-from livetalk_jax.kernels import attention
+from livetalk_jax.kernels import attention, norm_rope
 from livetalk_jax.models.wav2vec2 import normalize_waveform
 from livetalk_jax.nn.quantization import DIT_FP8, is_quantized, quantize
 from livetalk_jax.nn.stack import gather_around
@@ -81,13 +81,15 @@ class Pipeline:
         logger.info("plan: %s", self.layout.explain())
         self.attention, attend = attention.select(config.runtime.attention, config.runtime.dtype, self.layout.devices[0])
         logger.info("attention: %s", self.attention)
+        self.norm_rope, norm = norm_rope.select(config.runtime.dtype, self.attention, self.layout.devices[0])
+        logger.info("norm and rotary positions: %s", self.norm_rope)
         if config.runtime.linear == "fp8" and not is_quantized(networks.dit):
             networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
         placed = {name: put(network, self.layout.weight_shardings(network)) for name, network in networks._asdict().items()}
         if config.runtime.text_encoder == "host":
             placed["text"] = jax.tree.map(lambda x: np.asarray(x) if isinstance(x, jax.Array) else x, networks.text)
         self.networks = networks = Networks(**placed)
-        self.parallel = parallel = self.layout.parallel(attend)
+        self.parallel = parallel = self.layout.parallel(attend, norm)
         self.specs = conditioning.specs(self.layout)
 
         def first(dit, vae, conditions, features, key, number, motion):
@@ -114,7 +116,9 @@ class Pipeline:
             return jnp.stack([windows(person, start, frames) for person in states])[None]
 
         def prepare(dit, vae, clip, portrait, text, negative, masks):
-            return conditioning.prepare(dit, self.layout.vae(vae), clip, portrait, text, negative, masks, self.geometry, parallel)
+            return conditioning.prepare(
+                dit, self.layout.vae(vae), clip, portrait, text, negative, masks, self.geometry, stream.reference, parallel
+            )
 
         def encode_motion(vae, frames):
             latents = self.layout.vae(vae).encode(parallel.take_spatial(frames, 2), parallel=parallel)

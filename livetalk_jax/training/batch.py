@@ -23,8 +23,8 @@ class TrainBatch(NamedTuple):
     Attributes:
         chunk_latents: [B, K, T, H, W, 16] float32, normalised; each chunk encoded by the VAE on its own, as one video. The VAE is
             causal: the first M latents are those of the motion frames alone, the first is that of the chunk's first frame alone.
-        reference_latents: [B, T, H, W, 16] float32: the reference frame, from outside the clip, followed by F − 1 blank frames,
-            encoded as one video.
+        reference_latents: [B, T, H, W, 16] float32: the reference frame, from outside the clip, followed by F − 1 blank frames
+            or itself again (`stream.reference`), encoded as one video.
         portrait_latent: [B, 1, H, W, 16] float32: the reference frame alone.
         clip: [B, I, clip_dim]: CLIP features of the reference frame.
         text: [B, L, text_dim]: umT5 states of the caption, zero where there is no token; L ≤ text_len, the same in every batch.

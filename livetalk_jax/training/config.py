@@ -35,13 +35,15 @@ class DataConfig:
 class OptimizerConfig:
     """AdamW of one network.
 
-    `learning_rate` is reached after `warmup_steps` and then constant. With `b1` = 0 no first moment is kept. `clip_norm` is of the
+    `learning_rate` is reached after `warmup_steps` updates and then constant, or with `decay_steps` falls from the first to the last
+    of so many updates to 0, as half a wave of the cosine does. With `b1` = 0 no first moment is kept. `clip_norm` is of the
     whole gradient. `accumulate` batches make one update. `ema_decay` 0 keeps no average of the weights; where there is one, it is
     what samples and exports use.
     """
 
     learning_rate: float
     warmup_steps: int
+    decay_steps: int
     b1: float
     b2: float
     eps: float
@@ -49,6 +51,10 @@ class OptimizerConfig:
     clip_norm: float
     accumulate: int
     ema_decay: float
+
+    def __post_init__(self):
+        if self.decay_steps < 0:
+            raise ValueError(f"decay_steps is {self.decay_steps}: give 0 (no decay) or a number of updates")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,8 +119,11 @@ class FlowMatchingConfig:
     Known: flow matching of the velocity ε − x0 with clean motion latents, aspect buckets, full fine-tune. Open, and chosen here:
 
     - `timestep_shift`: u uniform in (0, 1), t = 1000·shift(u); one t for all frames of a clip.
+    - `timestep_steps`: train only at the timesteps of so many steps of sampling, for a network that is to take those; 0 at all.
     - `weighting`: "uniform", or "bell" as in Self-Forcing's scheduler: exp(−2((t − 500) / 1000)²) less its least, with mean 1.
     - `drop_text`, `drop_audio`: how often the caption becomes the negative prompt and the speech zeros; the reference never drops.
+    - `audio_guidance`: below 2; what the network learns is moved away from what it says without speech (`speech_guidance`), as
+      guidance in sampling would at the price of a second prediction. 1 leaves it out.
     - `cold_start`: how often only one motion latent is known, as in a stream's first chunk; `cold_start_latent`: that of the clip's
       "first_frame" (as SoulX-FlashHead trains) or of the "portrait" (what a stream is given).
     - `temporal_weight`: of the squared error of the velocity's differences from frame to frame. The published figure names a
@@ -133,9 +142,11 @@ class FlowMatchingConfig:
     """
 
     timestep_shift: float
+    timestep_steps: int
     weighting: Literal["uniform", "bell"]
     drop_text: float
     drop_audio: float
+    audio_guidance: float
     cold_start: float
     cold_start_latent: Literal["first_frame", "portrait"]
     temporal_weight: float
@@ -152,6 +163,14 @@ class FlowMatchingConfig:
         shares(self, "drop_text", "drop_audio", "cold_start", "movement_weight", "handed_over", "recycled", "disturbed")
         if wrong := [f"{name} is {getattr(self, name)}" for name in ("handovers", "recyclings") if getattr(self, name) < 1]:
             raise ValueError(f"{', '.join(wrong)}: give 1 or more")
+        if not 1.0 <= self.audio_guidance < 2.0:
+            raise ValueError(f"audio_guidance is {self.audio_guidance}: give 1 (none) or more, below 2")
+        if self.audio_guidance != 1.0 and not self.drop_audio:
+            raise ValueError(
+                f"audio_guidance is {self.audio_guidance} where drop_audio is 0: nobody would learn what silence looks like"
+            )
+        if self.timestep_steps < 0:
+            raise ValueError(f"timestep_steps is {self.timestep_steps}: give 0 (all timesteps) or a number of steps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from livetalk_jax.diffusion.sampler import Motion, add_noise, with_motion
-from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps
+from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps, timesteps
 from livetalk_jax.stream.conditioning import portrait_motion
 from livetalk_jax.training.config import FlowMatchingConfig
 
@@ -35,8 +35,10 @@ def masked_mean(x: jax.Array, mask: jax.Array, axes: tuple[int, ...] | None = No
     return jnp.sum(x * mask, axes, keepdims=keep) / jnp.sum(mask, axes, keepdims=keep)
 
 
-def draw_timesteps(key: jax.Array, rows: int, shift: float) -> jax.Array:
-    """t = 1000·shift(u), u uniform in (0, 1): float32 [rows]."""
+def draw_timesteps(key: jax.Array, rows: int, shift: float, steps: int = 0) -> jax.Array:
+    """t = 1000·shift(u), u uniform in (0, 1), or with `steps` one of the timesteps that so many steps sample at: float32 [rows]."""
+    if steps:
+        return jax.random.choice(key, jnp.asarray(timesteps(steps, shift)[:-1], jnp.float32), (rows,))
     return shift_timesteps(NUM_TIMESTEPS * jax.random.uniform(key, (rows,)), shift)
 
 
@@ -115,11 +117,24 @@ def movement_weights(latents: jax.Array, share: float) -> jax.Array:
     return 1.0 - share + share * change / (jnp.mean(change, (2, 3), keepdims=True) + 1e-6)
 
 
+def speech_guidance(velocity: jax.Array, silent: jax.Array, scale: float, dropped: jax.Array) -> jax.Array:
+    """What the target gains so that a network learns to be guided by speech: (scale − 1)·(v − v without speech), without gradient.
+
+    The velocity that is asked for moves along with the network's own, so it ends where guidance by 1 / (2 − scale) of a network
+    that was not trained so would: scale is below 2. Source: Model-guidance (2502.12154).
+
+    Args:
+        velocity, silent: [B, T, H, W, C], with the speech and with zeros in its place.
+        dropped: [B] bool, rows trained without speech, which gain nothing.
+    """
+    return jax.lax.stop_gradient(jnp.where(per_row(dropped), 0.0, (scale - 1.0) * (velocity - silent)))
+
+
 def flow_matching_loss(
     velocity: jax.Array, latents: jax.Array, noise: jax.Array, motion: Motion, weight: jax.Array, temporal_weight: float = 0.0,
-    movement_weight: float = 0.0, lasting_weight: float = 0.0,
+    movement_weight: float = 0.0, lasting_weight: float = 0.0, guidance: jax.Array | float = 0.0,
 ) -> jax.Array:  # fmt: skip
-    """Mean of weight·(v − (ε − x0))² over the generated frames.
+    """Mean of weight·(v − (ε − x0 + guidance))² over the generated frames.
 
     Args:
         velocity, latents, noise: v, x0 and ε, [B, T, H, W, C].
@@ -128,8 +143,9 @@ def flow_matching_loss(
         temporal_weight: of the same error of v's differences between frames, both of which are generated.
         movement_weight: `share` of `movement_weights`.
         lasting_weight: of the same error's mean over a clip's generated frames.
+        guidance: `speech_guidance`.
     """
-    error = velocity - (noise - latents)
+    error = velocity - (noise - latents + guidance)
     mask, weights = new_frames(motion, latents.shape[1]), per_row(weight)
     if movement_weight:
         weights = weights * movement_weights(latents, movement_weight)
@@ -167,7 +183,7 @@ def draw_example(
     """Noise, timesteps, motion and dropped conditions for clips [B, T, H, W, 16]."""
     rows = latents.shape[0]
     keys = jax.random.split(key, 5)
-    timestep = draw_timesteps(keys[0], rows, config.timestep_shift)
+    timestep = draw_timesteps(keys[0], rows, config.timestep_shift, config.timestep_steps)
     noise = jax.random.normal(keys[1], latents.shape, latents.dtype)
     cold, text, audio = (
         jax.random.bernoulli(k, p, (rows,))

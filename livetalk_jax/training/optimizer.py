@@ -33,8 +33,15 @@ def scale_by_second_moment(b2: float, eps: float) -> optax.GradientTransformatio
 
 
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
-    """Constant behind a linear warm-up, whose first update already moves."""
-    return lambda count: config.learning_rate * jnp.minimum(1.0, (count + 1) / max(config.warmup_steps, 1))
+    """A linear warm-up, whose first update already moves; constant, or falling to 0 along half a wave of the cosine."""
+
+    falling = optax.cosine_decay_schedule(config.learning_rate, config.decay_steps) if config.decay_steps else None
+
+    def rate(count):
+        risen = jnp.minimum(1.0, (count + 1) / max(config.warmup_steps, 1))
+        return risen * (falling(count) if falling else config.learning_rate)
+
+    return rate
 
 
 def adamw(config: OptimizerConfig) -> optax.GradientTransformation:

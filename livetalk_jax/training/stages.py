@@ -280,10 +280,15 @@ class Adaptation(Stage):
         given = given_of(batch, 0)._replace(text=text, windows=windows)
 
         def loss(weights: Weights):
-            velocity = self.conditional.velocity(self.weights(weights, frozen), given)(example.noisy, example.timestep)
+            weights, guidance = self.weights(weights, frozen), 0.0
+            velocity = self.conditional.velocity(weights, given)(example.noisy, example.timestep)
+            if config.audio_guidance != 1.0:
+                unheard = given._replace(windows=jnp.zeros_like(windows))
+                silent = self.conditional.velocity(weights, unheard)(example.noisy, example.timestep)
+                guidance = flow_matching.speech_guidance(velocity, silent, config.audio_guidance, example.dropped.audio)
             return flow_matching.flow_matching_loss(
                 velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight, config.movement_weight,
-                config.lasting_weight,
+                config.lasting_weight, guidance,
             ), {}  # fmt: skip
 
         return self.update(learner, "student", loss)
@@ -306,7 +311,7 @@ class Adaptation(Stage):
 
         def again(number: jax.Array, dirty: jax.Array) -> jax.Array:
             time, noise = jax.random.split(jax.random.fold_in(drawn, number))
-            timestep = flow_matching.draw_timesteps(time, len(hit), config.timestep_shift)
+            timestep = flow_matching.draw_timesteps(time, len(hit), config.timestep_shift, config.timestep_steps)
             sigma = flow_matching.per_row(timestep) / NUM_TIMESTEPS
             noisy = with_motion(add_noise(latents, jax.random.normal(noise, latents.shape), sigma), Motion(dirty, motion.known))
             x0 = predict_x0(noisy, velocity(noisy, timestep), sigma)
@@ -335,13 +340,14 @@ class Adaptation(Stage):
     def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
         learner, metrics, work = state["student"], [], Work(0, 0.0)
         matching = self.config.flow_matching
-        recyclings = (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
+        predictions = TRAINED + (matching.audio_guidance != 1.0)
+        predictions += (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
         for first in range(0, self.batches, self.together):
             batches = tuple(next(feed) for _ in range(self.together))
             learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))
             metrics.append(one)
             for batch in batches:
-                work = self.worked(work, batch, TRAINED + recyclings)
+                work = self.worked(work, batch, predictions)
         return {"student": learner}, _mean(metrics), work
 
     def programs(self, state: State, frozen: Frozen, batch: TrainBatch) -> dict[str, Program]:

@@ -173,7 +173,7 @@ def test_published_size_in_bfloat16(persons):
     )
 
     def session(dit, vae, clip, portrait, text, masks, sound, noise):
-        conditions, motion = prepare(dit, vae, clip, portrait, text, None, masks, geometry)
+        conditions, motion = prepare(dit, vae, clip, portrait, text, None, masks, geometry, stream.reference)
         latents = denoise(dit, conditions, sound, noise, motion, sampler=sampler).astype(conditions.reference.dtype)
         first, rest = first_frames(
             vae, latents, conditions.color, geometry.first_latents,

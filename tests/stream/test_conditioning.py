@@ -10,7 +10,7 @@ import torch
 
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.shapes import Geometry
-from livetalk_jax.stream.conditioning import default_boxes, person_masks, prepare
+from livetalk_jax.stream.conditioning import default_boxes, person_masks, prepare, reference_video
 
 SMALL = Geometry(32, 48, 13, 5)
 PORTRAIT = np.random.default_rng(0).uniform(-1, 1, (1, 1, 32, 48, 3)).astype(np.float32)
@@ -97,7 +97,7 @@ def prepared(networks, small):
     shape = (2, 1, small.model.dit.text_len, small.model.dit.text_dim)
     text = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
     masks = np.ones((3, 6), np.float32)
-    run = jax.jit(lambda dit, vae, clip: prepare(dit, vae, clip, PORTRAIT, text[0], text[1], masks, SMALL))
+    run = jax.jit(lambda dit, vae, clip: prepare(dit, vae, clip, PORTRAIT, text[0], text[1], masks, SMALL, "first"))
     return run(networks.dit, networks.vae, networks.clip)
 
 
@@ -109,6 +109,19 @@ def test_reference(networks, prepared):
     video = np.concatenate([PORTRAIT, np.zeros((1, 12, 32, 48, 3), np.float32)], 1)
     latents = jax.jit(lambda vae, x: vae.encode(x))(networks.vae, video)
     np.testing.assert_allclose(reference[..., 4:], latents, atol=1e-5)
+
+
+def test_reference_of_all_frames(networks, small):
+    """The portrait over and over: encoded as the still video that it is."""
+    video = np.repeat(PORTRAIT, 13, 1)
+    np.testing.assert_array_equal(reference_video(PORTRAIT, 13, "all"), video)
+    text, run = (
+        np.zeros((1, small.model.dit.text_len, small.model.dit.text_dim), np.float32),
+        jax.jit(prepare, static_argnums=(7, 8)),
+    )
+    conditions, _ = run(networks.dit, networks.vae, networks.clip, PORTRAIT, text, None, None, SMALL, "all")
+    latents = jax.jit(lambda vae, x: vae.encode(x))(networks.vae, video)
+    np.testing.assert_allclose(conditions.reference[..., 4:], latents, atol=1e-5)
 
 
 def test_first_motion_is_the_portrait(prepared):

@@ -93,7 +93,9 @@ def test_recycled_errors_come_together(stage1):
 
 def test_updates_of_one_program_are_those_of_many(stage1):
     """The loop that a GPU runs, against a program for each batch, as a CPU has it."""
-    settings = dataclasses.replace(stage1.stage.config.flow_matching, recycled=0.5, disturbed=0.5, disturbance=0.5)
+    settings = dataclasses.replace(
+        stage1.stage.config.flow_matching, recycled=0.5, disturbed=0.5, disturbance=0.5, audio_guidance=1.25
+    )
     student = dataclasses.replace(stage1.stage.config.student, warmup_steps=0, learning_rate=1e-3)
     config = dataclasses.replace(stage1.stage.config, flow_matching=settings, student=student, updates=3)
     stage = Adaptation(config, one_device(), np.zeros((8, 16), np.float32))
@@ -105,13 +107,34 @@ def test_updates_of_one_program_are_those_of_many(stage1):
     one = stage.worked(Work(0, 0.0), stage1.batch, 1)
     assert work.tokens == 3 * one.tokens
     np.testing.assert_allclose(
-        work.flops, 3 * 4 * one.flops, err_msg="a prediction, its gradients at twice that, one more for its error"
+        work.flops, 3 * 5 * one.flops, err_msg="a prediction, its gradients at twice that, one more for its error and one unheard"
     )
     moved = 0
     for name, weight in state["student"].weights.items():
         np.testing.assert_allclose(learner.weights[name], weight, rtol=1e-4, atol=1e-4, err_msg=name)
         moved += not np.array_equal(weight, stage1.state["student"].weights[name])
     assert moved > len(learner.weights) / 2
+
+
+def test_speech_guides_what_is_learnt(stage1):
+    """A network that says nothing without speech, asked for guidance by 1.5, is as far off as one that says half of it is without."""
+
+    def loss(scale, share):
+        settings = dataclasses.replace(stage1.stage.config.flow_matching, audio_guidance=scale, drop_audio=0.5)
+        stage = Adaptation(
+            dataclasses.replace(stage1.stage.config, flow_matching=settings), one_device(), np.zeros((8, 16), np.float32)
+        )
+
+        def velocity(weights, given):
+            loud = jnp.mean(jnp.square(given.windows), tuple(range(1, given.windows.ndim)))
+            return lambda x, timestep: jnp.broadcast_to(share * per_row(loud), x.shape)
+
+        stage.conditional = types.SimpleNamespace(velocity=velocity)
+        _, metrics = jax.jit(stage.adapt)(stage1.state["student"], stage1.frozen, stage1.batch, NOW)
+        return float(metrics["loss"])
+
+    np.testing.assert_allclose(loss(1.5, 1.0), loss(1.0, 0.5), rtol=1e-5)
+    assert abs(loss(1.0, 1.0) / loss(1.0, 0.5) - 1) > 0.01
 
 
 def test_bfloat16_is_computed_in_and_float32_kept(stage1):

@@ -14,9 +14,9 @@ from livetalk_jax.training.config import FlowMatchingConfig
 B, T, H, W, C, M = 4, 5, 2, 3, 2, 2
 SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
-    timestep_shift=5.0, weighting="uniform", drop_text=0.0, drop_audio=0.0, cold_start=0.0, cold_start_latent="first_frame",
-    temporal_weight=0.0,
-    movement_weight=0.0, lasting_weight=0.0, handed_over=0.0, handovers=1, recycled=0.0, recyclings=1, disturbed=0.0, disturbance=0.0,
+    timestep_shift=5.0, timestep_steps=0, weighting="uniform", drop_text=0.0, drop_audio=0.0, audio_guidance=1.0, cold_start=0.0,
+    cold_start_latent="first_frame", temporal_weight=0.0, movement_weight=0.0, lasting_weight=0.0, handed_over=0.0, handovers=1,
+    recycled=0.0, recyclings=1, disturbed=0.0, disturbance=0.0,
 )  # fmt: skip
 
 
@@ -34,6 +34,45 @@ def test_timesteps_are_shifted_uniform():
     assert t.min() >= 0 and t.max() < 1000
     for bound, share in ((625.0, 0.25), (1000 * 2.5 / 3, 0.5), (937.5, 0.75)):
         assert abs(np.mean(t < bound) - share) < 0.01
+
+
+def test_timesteps_are_those_of_sampling():
+    """Four steps sample at u = 1, 3/4, 1/2 and 1/4; each is a quarter of what is drawn."""
+    t = np.asarray(fm.draw_timesteps(jax.random.key(0), 20_000, 3.0, 4))
+    drawn, counts = np.unique(t, return_counts=True)
+    np.testing.assert_allclose(drawn, [500.0, 750.0, 900.0, 1000.0])
+    np.testing.assert_allclose(counts / len(t), 0.25, atol=0.01)
+
+
+def test_guidance_ends_where_sampling_with_it_would():
+    """A velocity that follows its target ends at silence + (speech − silence) / (2 − scale); a row without speech at its own."""
+    speech, silent, dropped = random(1), random(2), jnp.asarray([False, True, False, False])
+    velocity = speech
+    for _ in range(40):
+        velocity = speech + fm.speech_guidance(velocity, silent, 1.5, dropped)
+    expected = jnp.where(fm.per_row(dropped), speech, silent + 2.0 * (speech - silent))
+    np.testing.assert_allclose(velocity, expected, atol=1e-4)
+    moved = jax.grad(lambda v: jnp.sum(fm.speech_guidance(v, silent, 1.5, dropped)))(velocity)
+    assert not np.asarray(moved).any(), "the target has no gradient"
+
+
+def test_guidance_moves_the_target():
+    latents, noise, known, guidance = random(1), random(2), motion(2, 1, 2, 2), random(3)
+    found = fm.flow_matching_loss(noise - latents + guidance, latents, noise, known, jnp.ones(B), guidance=guidance)
+    np.testing.assert_allclose(found, 0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        (dict(audio_guidance=2.0, drop_audio=0.1), "audio_guidance is 2.0: give 1 .*below 2"),
+        (dict(audio_guidance=1.5), "drop_audio is 0"),
+        (dict(timestep_steps=-1), "timestep_steps is -1"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused(wrong, line):
+    with pytest.raises(ValueError, match=line):
+        dataclasses.replace(CONFIG, **wrong)
 
 
 def test_bell_weight():

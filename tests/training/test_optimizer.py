@@ -12,11 +12,20 @@ from flax import nnx
 from livetalk_jax.parallel.seams import Part
 from livetalk_jax.training import lora
 from livetalk_jax.training.config import LoRAConfig, OptimizerConfig
-from livetalk_jax.training.optimizer import SecondMoment, adamw
+from livetalk_jax.training.optimizer import SecondMoment, adamw, learning_rate
 from livetalk_jax.training.state import Template, learn, materialize, new_learner
 
 CONFIG = OptimizerConfig(
-    learning_rate=1e-2, warmup_steps=0, b1=0.0, b2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0, accumulate=1, ema_decay=0.0
+    learning_rate=1e-2,
+    warmup_steps=0,
+    decay_steps=0,
+    b1=0.0,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    accumulate=1,
+    ema_decay=0.0,
 )
 WEIGHTS = {"a.kernel": np.arange(12, dtype=np.float32).reshape(3, 4) / 10, "b": np.ones(5, np.float32)}
 
@@ -69,6 +78,13 @@ def test_warm_up():
         learner = learn(learner, ones, config)
         moves.append(float(before - learner.weights["b"][0]))
     np.testing.assert_allclose(moves, [0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01], rtol=1e-4)
+
+
+def test_decay():
+    """Half of the rate in the middle of the updates, none behind the last."""
+    rate = learning_rate(changed(decay_steps=100))
+    np.testing.assert_allclose([rate(n) for n in (0, 50, 100, 150)], [0.01, 0.005, 0.0, 0.0], atol=1e-8)
+    assert rate(25) > rate(26), "it falls all the time"
 
 
 def test_accumulated_batches_are_one_update():

@@ -27,6 +27,7 @@ from livetalk_jax.data.procedural.store import StoredClips
 from livetalk_jax.models.wav2vec2 import normalize_waveform
 from livetalk_jax.stream.audio import normalize_loudness
 from livetalk_jax.stream.color import lab_statistics
+from livetalk_jax.stream.conditioning import reference_video
 from livetalk_jax.stream.networks import compiled
 from livetalk_jax.tokenizer import Tokenize, load_tokenizer
 from livetalk_jax.training.config import PartConfig, TrainConfig, training_config
@@ -47,9 +48,8 @@ CAPTIONS = (
 def recipe(model: ModelConfig, stream: StreamConfig) -> str:
     """What features depend on, as JSON: it lies beside them, and training wants the same."""
     made = {name: dataclasses.asdict(getattr(model, name)) for name in ("vae", "clip", "text", "audio")}
-    made["stream"] = {
-        name: getattr(stream, name) for name in ("frames", "motion_frames", "fps", "sample_rate", "audio_context_seconds")
-    }
+    used = ("frames", "motion_frames", "fps", "sample_rate", "audio_context_seconds", "reference")
+    made["stream"] = {name: getattr(stream, name) for name in used}
     return json.dumps(made | {"text_len": model.dit.text_len, "audio_window": model.dit.audio_window}, indent=1)
 
 
@@ -92,8 +92,7 @@ class ClipEncoder:
 
         def portraits(vae, clip, picture):
             shown = pixels(picture)[:, None]
-            blank = jnp.zeros((len(picture), config.stream.frames - 1, *shown.shape[2:]), shown.dtype)
-            latents = vae.encode(jnp.concatenate([shown, blank], 1))
+            latents = vae.encode(reference_video(shown, config.stream.frames, config.stream.reference))
             return half(latents), half(clip(shown[:, 0])), lab_statistics(shown)
 
         def speech(audio, waveforms):
