@@ -62,7 +62,8 @@ ARROWS = {
     },
     "data.procedural.command": {"data", "flags", "media"},
     "data.procedural.encode": {
-        *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.networks"),
+        *("data", "config", "flags", "tokenizer", "models.wav2vec2", "stream.audio", "stream.color", "stream.conditioning"),
+        "stream.networks",
         "training.config",
     },
     "data.procedural.feeds": {"data", "config", "stream.color", "training.autoencoding", "training.batch", "training.listening"},

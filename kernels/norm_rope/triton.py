@@ -3,6 +3,8 @@
 Import it where `without_triton` of this folder has no reason against it.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax_triton
@@ -28,8 +30,8 @@ def _kernel(
     tl.store(out_ptr + row.to(tl.int64) * DIM + columns, out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def norm_rope(x: jax.Array, weight: jax.Array, cos: jax.Array, sin: jax.Array, *, eps: float, warps: int = 8) -> jax.Array:
-    """As `reference.norm_rope`; not differentiable. `warps` a program."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def _run(x: jax.Array, weight: jax.Array, cos: jax.Array, sin: jax.Array, eps: float, warps: int) -> jax.Array:
     batch, tokens, dim = x.shape
     half = cos.shape[-1]
     out = jax_triton.triton_call(
@@ -38,3 +40,17 @@ def norm_rope(x: jax.Array, weight: jax.Array, cos: jax.Array, sin: jax.Array, *
         DIM=dim, HALF=half, EPS=eps, BLOCK=triton.next_power_of_2(dim),
     )  # fmt: skip
     return jnp.reshape(out, (batch, tokens, dim // (2 * half), 2 * half))
+
+
+@_run.defjvp
+def _no_gradient(*_):
+    raise NotImplementedError("Triton's norm with rotary positions has no gradient; train with the reference, which XLA compiles")
+
+
+def norm_rope(x: jax.Array, weight: jax.Array, cos: jax.Array, sin: jax.Array, *, eps: float, warps: int = 8) -> jax.Array:
+    """As `reference.norm_rope`; `warps` a program.
+
+    Raises:
+        NotImplementedError: under differentiation.
+    """
+    return _run(x, weight, cos, sin, eps, warps)

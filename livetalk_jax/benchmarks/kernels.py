@@ -237,7 +237,7 @@ def distance(velocity: jax.Array, expected: jax.Array) -> dict[str, float]:
 
 
 def dit(config: Any, clock: Clock, report: Report) -> None:
-    """A whole step in bf16 and in 8 bits, with each attention."""
+    """A whole step in bf16 and in 8 bits, with each attention and, where Triton runs, with each norm of queries and keys."""
     step = Step(config)
     begin = time.perf_counter()
     native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
@@ -256,10 +256,18 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
         dataclasses.replace(plain, row_multiple=ROW_MULTIPLE, attend=select(name, "bfloat16")[1])
         for name in ("mosaic", "mosaic_fp8")
     )
+    attends = [("mosaic", mosaic)]
+    if reason := without_triton():
+        report("DiT step, mosaic, Triton's norms", absent=reason)
+    else:
+        from livetalk_jax.kernels.norm_rope import triton
+
+        attends.append(("mosaic, Triton's norms", dataclasses.replace(mosaic, norm_rope=triton.norm_rope)))
     variants = [
-        ("bf16", "cudnn, 10,530 rows", plain), ("bf16", "mosaic", mosaic), ("fp8, fixed scales", "mosaic", mosaic),
-        ("fp8, fixed scales", "mosaic_fp8", mosaic_fp8), ("fp8, a scale a token", "mosaic_fp8", mosaic_fp8),
-    ]  # fmt: skip
+        ("bf16", "cudnn, 10,530 rows", plain),
+        *((weights, *attend) for weights in ("bf16", "fp8, fixed scales") for attend in attends),
+        *((weights, "mosaic_fp8", mosaic_fp8) for weights in ("fp8, fixed scales", "fp8, a scale a token")),
+    ]
     velocities = {}
     for weights, attend, parallel in variants:
         name = f"DiT step, {weights}, {attend}"

@@ -69,20 +69,13 @@ class SelfAttention(nnx.Module):
         self.q, self.k, self.v, self.o = (Linear(dim, dim, rngs=rngs, dtype=dtype) for _ in range(4))
         self.norm_q, self.norm_k = (RMSNorm(dim, eps=config.eps, dtype=dtype) for _ in range(2))
 
-    def _normed_rotated(self, projection: Linear, norm: RMSNorm, x: jax.Array, rope) -> jax.Array:
-        # rms(x)'s factor is the same for all channels of a token, so it commutes with the rotation: applied last, the normalised
-        # float32 copy of x is never written to memory (0.66 GB a layer at 720×416).
-        y = projection(x)
-        wide = y.astype(jnp.float32)
-        factor = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + norm.eps)
-        turned = rotate(_heads(wide * norm.scale[...].astype(jnp.float32), self.num_heads), *rope)
-        return (turned * factor[..., None]).astype(y.dtype)
-
-    def qkv(self, x: jax.Array, rope) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def qkv(self, x: jax.Array, rope, parallel: Parallel) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, N, D] -> q, k, v [B, N, A, K]."""
         x = self.q.prepare(x)
-        q = self._normed_rotated(self.q, self.norm_q, x, rope)
-        k = self._normed_rotated(self.k, self.norm_k, x, rope)
+        q, k = (
+            parallel.norm_rope(projection(x), norm.scale[...], *rope, eps=norm.eps)
+            for projection, norm in ((self.q, self.norm_q), (self.k, self.norm_k))
+        )
         return q, k, _heads(self.v(x), self.num_heads)
 
 
@@ -204,7 +197,7 @@ class Block(nnx.Module):
         dtype = x.dtype
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation[...].astype(jnp.float32) + modulation, 6, axis=1)
 
-        q, k, v = self.self_attn.qkv(modulate(x, shift1, scale1, self.eps).astype(dtype), rope)
+        q, k, v = self.self_attn.qkv(modulate(x, shift1, scale1, self.eps).astype(dtype), rope, parallel)
         tokens = math.prod(grid)
         padding = {} if tokens == x.shape[1] else {"key_length": tokens}
         y = self.self_attn.o(_merge_heads(parallel.attend(q, k, v, **padding)))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from livetalk_jax.kernels.norm_rope import norm_rope
 from livetalk_jax.parallel import placement
 from livetalk_jax.parallel.mesh import BATCH, Axes, axes, make_mesh
 from livetalk_jax.parallel.overlap import OverlapVAE
@@ -57,14 +58,15 @@ class Layout:
         """One line for people."""
         return self.plan.explain(self.heads, self.token_grid)
 
-    def parallel(self, kernel: Callable[..., jax.Array]) -> Parallel:
-        """The seams that networks run with inside `spread`; `kernel` is the attention of one device."""
+    def parallel(self, kernel: Callable[..., jax.Array], norm_rope: Callable[..., jax.Array] = norm_rope) -> Parallel:
+        """The seams that networks run with inside `spread`; `kernel` is the attention of one device, `norm_rope` its norm."""
         if self.plan.model_devices == 1:
-            return Parallel(attend=kernel, attend_local=kernel, row_multiple=ROW_MULTIPLE)
+            return Parallel(attend=kernel, attend_local=kernel, norm_rope=norm_rope, row_multiple=ROW_MULTIPLE)
         picture = self.picture
         return Parallel(
             attend=SequenceAttention(kernel, self.plan, self.token_grid, self.axes.ulysses, self.axes.ring),
             attend_local=kernel,
+            norm_rope=norm_rope,
             row_multiple=ROW_MULTIPLE,
             pad_spatial=picture.pad,
             gather_spatial=picture.gather,

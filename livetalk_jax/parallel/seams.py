@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from livetalk_jax.kernels.attention import attention
+from livetalk_jax.kernels.norm_rope import norm_rope
 
 
 def _pad_zeros(x, low: int, high: int):
@@ -27,6 +28,7 @@ class Parallel:
         attend: self-attention over all video tokens. q, k, v: [B, N, A, K], the tokens held here; returns [B, N, A, K]. With
             `row_multiple`, `key_length` tells how many of them are tokens.
         attend_local: attention whose keys and values are whole on every device (text, image, audio). Same shapes, any key length.
+        norm_rope: norm and rotary positions of self-attention's queries and keys, as `kernels.norm_rope` specifies it.
         pad_spatial: (x, low, high) pads rows and columns of x [B, F, Y, X, C] by what the neighbours hold, zeros at the edge.
         gather_spatial: [B, rows, columns, ...] held here -> the whole picture.
         take_spatial: (x, axis) the part held here of x, which is whole, with rows at `axis` and columns behind them.
@@ -38,6 +40,7 @@ class Parallel:
 
     attend: Callable[..., jax.Array] = attention
     attend_local: Callable[..., jax.Array] = attention
+    norm_rope: Callable[..., jax.Array] = norm_rope
     pad_spatial: Callable[[jax.Array, int, int], jax.Array] = _pad_zeros
     gather_spatial: Callable[[jax.Array], jax.Array] = lambda x: x
     take_spatial: Callable[[jax.Array, int], jax.Array] = lambda x, axis: x

@@ -1,5 +1,8 @@
 """RMS norm and rotary positions in one: the reference against the layers, and Triton's kernel against the reference."""
 
+import functools
+import sys
+import types
 from importlib import metadata
 
 import jax
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 
 from livetalk_jax.benchmarks.kernels import poison
-from livetalk_jax.kernels.norm_rope import norm_rope, without_triton
+from livetalk_jax.kernels import norm_rope as folder
+from livetalk_jax.kernels.norm_rope import norm_rope, select, without_triton
 from livetalk_jax.nn.layers import RMSNorm
 from livetalk_jax.nn.rotary import rotary_3d, rotate
 
@@ -70,6 +74,66 @@ def test_triton_against_the_reference(dim, head_dim, dtype):
     poison()
     out = jax.jit(lambda *a: triton.norm_rope(*a, eps=1e-6))(*args)
     assert errors(out, expected).max() < {"float32": 1e-6, "bfloat16": 6e-3}[dtype]
+
+
+@pytest.mark.gpu
+def test_triton_on_every_device():
+    """Inside `shard_map`, of the tokens that a device holds, where its tables are."""
+    if reason := without_triton():
+        pytest.skip(reason)
+    from livetalk_jax.kernels.norm_rope import triton
+
+    mesh = jax.make_mesh((len(jax.devices()),), ("tokens",))
+    x, weight, cos, sin = inputs(104, 96, 32, "bfloat16")
+    tokens, table = jax.P(None, "tokens"), jax.P("tokens")
+
+    @jax.jit
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(tokens, jax.P(), table, table), out_specs=tokens, check_vma=False)
+    def spread(*args):
+        return triton.norm_rope(*args, eps=1e-6)
+
+    assert errors(spread(x, weight, cos, sin), norm_rope(x, weight, cos, sin, eps=1e-6)).max() < 6e-3
+
+
+def test_triton_has_no_gradient():
+    """Known before anything is compiled, so without a GPU; but jax-triton cannot be imported without JAX's part for GPUs."""
+    pytest.importorskip("jax_triton", exc_type=ImportError)
+    from livetalk_jax.kernels.norm_rope import triton
+
+    x, weight, cos, sin = inputs(5, 96, 32, "float32")
+    with pytest.raises(NotImplementedError, match="Triton's norm with rotary positions has no gradient"):
+        jax.eval_shape(jax.grad(lambda x: jnp.sum(triton.norm_rope(x, weight, cos, sin, eps=1e-6))), x)
+
+
+HOPPER, AMPERE, CPU = (
+    types.SimpleNamespace(platform=platform, compute_capability=version)
+    for platform, version in [("gpu", "9.0"), ("gpu", "8.0"), ("cpu", "")]
+)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attention", "device", "against", "name"),
+    [
+        ("bfloat16", "mosaic", HOPPER, None, "triton"),
+        ("bfloat16", "cudnn", HOPPER, None, "triton"),
+        ("bfloat16", "mosaic_fp8", HOPPER, None, "xla"),  # which quantises in the same pass
+        ("float32", "reference", HOPPER, None, "xla"),
+        ("bfloat16", "cudnn", AMPERE, None, "xla"),
+        ("bfloat16", "reference", CPU, None, "xla"),
+        ("bfloat16", "mosaic", HOPPER, "jax-triton is not installed", "xla"),
+    ],
+)
+def test_where_triton_is_chosen(monkeypatch, dtype, attention, device, against, name):
+    """Where it is the one for Hopper at all."""
+    theirs = types.ModuleType("triton")
+    theirs.norm_rope = lambda *args, eps: None
+    monkeypatch.setitem(sys.modules, f"{folder.__name__}.triton", theirs)
+    monkeypatch.setattr(folder, "triton", theirs, raising=False)
+    monkeypatch.setattr(folder, "ON_HOPPER", "triton")
+    monkeypatch.setattr(folder, "without_triton", lambda: against)
+    assert select(dtype, attention, device) == (name, {"triton": theirs.norm_rope, "xla": norm_rope}[name])
+    monkeypatch.setattr(folder, "ON_HOPPER", "xla")
+    assert select(dtype, attention, device) == ("xla", norm_rope)
 
 
 OF_031 = ["absl-py>=1.4.0", "jax>=0.8.2", "triton>=3.6", 'pytest; extra == "tests"']

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import math
 import re
 
 import jax
@@ -12,9 +13,10 @@ import pytest
 from flax import nnx
 
 from livetalk_jax.kernels.attention import reference
+from livetalk_jax.kernels.norm_rope import norm_rope
 from livetalk_jax.models.dit import DiT
 from livetalk_jax.nn.rotary import rotary_3d
-from livetalk_jax.parallel.layout import WHOLE
+from livetalk_jax.parallel.layout import ROW_MULTIPLE, WHOLE
 from livetalk_jax.parallel.plan import Plan
 
 from .small import DIT, EVEN, UNEVEN, error, lay, plans, random
@@ -73,6 +75,32 @@ def velocity(plan: Plan, token_grid, network: DiT, given: dict) -> jax.Array:
 
     out = layout.spread(step, (WHOLE, WHOLE), layout.cut(2))(network, given)
     return out[:, :, : 2 * token_grid[0], : 2 * token_grid[1]]
+
+
+@pytest.mark.parametrize("plan", [Plan(), Plan(ulysses=2, columns=2)], ids=lambda plan: plan.name)
+def test_queries_and_keys_take_the_norm_that_is_chosen(plan):
+    """In every layer, with the tokens that a device holds, padded as matrix products want them."""
+    seen = []
+
+    def norm(x, weight, cos, sin, *, eps):
+        seen.append((x.shape[1:], cos.shape[0], sin.shape[0], eps))
+        return norm_rope(x, weight, cos, sin, eps=eps)
+
+    layout = lay(plan, EVEN)
+    parallel = layout.parallel(reference.attention, norm)
+    network = nnx.eval_shape(lambda: DiT(DIT, rngs=nnx.Rngs(0)))
+    held = FRAMES * math.prod(EVEN) // plan.devices
+
+    def step(network, given):
+        x, condition = (parallel.take_spatial(given[name], 2) for name in ("latents", "condition"))
+        tables = (jnp.asarray(t).reshape(FRAMES, *EVEN, -1) for t in rotary_3d((FRAMES, *EVEN), DIT.head_dim))
+        rope = tuple(parallel.take_spatial(table, 1) for table in tables)
+        context, audio = network.context(given["text"], given["image"]), network.audio(given["windows"])
+        return network(x, condition, jnp.ones(1), rope=rope, context=context, audio=audio, parallel=parallel)
+
+    jax.eval_shape(layout.spread(step, in_specs=(WHOLE, WHOLE), out_specs=layout.cut(2)), network, inputs(EVEN, 1))
+    rows = -(-held // ROW_MULTIPLE) * ROW_MULTIPLE
+    assert seen == [((rows, DIT.dim), rows, rows, DIT.eps)] * (2 * DIT.num_layers)
 
 
 @pytest.fixture(scope="module")
