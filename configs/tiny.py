@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         sample_rate=16_000,
         audio_context_seconds=8,
         audio_mode="stream",
-        reference="first",
+        reference="all",
         color_strength=1.0,
     )
     config.sampler = dict(

@@ -43,9 +43,9 @@ def test_every_configuration_is_whole(name):
     assert config.model.dit.audio_blocks == config.model.audio.num_layers
 
 
-def test_there_are_eleven():
+def test_their_names():
     stages = [f"stage{number}_{size}" for number in (1, 2) for size in ("14b", "1b3", "tiny")]
-    assert config_names() == ["audio_tiny", "infinitetalk_14b", "soulx_14b", *stages, "tiny", "vae_tiny"]
+    assert config_names() == ["audio_tiny", "few_steps_tiny", "infinitetalk_14b", "soulx_14b", *stages, "tiny", "vae_tiny"]
 
 
 @pytest.mark.parametrize(("argument", "buckets"), [("720x416", ((720, 416), (416, 720))), ("768x448", ((768, 448), (448, 768)))])

@@ -280,7 +280,8 @@ class Adaptation(Stage):
         given = given_of(batch, 0)._replace(text=text, windows=windows)
 
         def loss(weights: Weights):
-            weights, guidance = self.weights(weights, frozen), 0.0
+            weights = self.weights(weights, frozen)
+            guidance: jax.Array | float = 0.0
             velocity = self.conditional.velocity(weights, given)(example.noisy, example.timestep)
             if config.audio_guidance != 1.0:
                 unheard = given._replace(windows=jnp.zeros_like(windows))
@@ -340,8 +341,8 @@ class Adaptation(Stage):
     def step(self, state: State, frozen: Frozen, step: int, feed: Iterator[TrainBatch]) -> tuple[State, Metrics, Work]:
         learner, metrics, work = state["student"], [], Work(0, 0.0)
         matching = self.config.flow_matching
-        predictions = TRAINED + (matching.audio_guidance != 1.0)
-        predictions += (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
+        recyclings = (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
+        predictions = TRAINED + recyclings + (matching.audio_guidance != 1.0)
         for first in range(0, self.batches, self.together):
             batches = tuple(next(feed) for _ in range(self.together))
             learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))
