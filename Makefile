@@ -2,11 +2,11 @@
 # make test   installs the test extra, then lints, checks types and runs the tests in WORKERS processes of up to 4 GB
 # make browser   installs Chromium for the tests of the web page, as root on Debian; without one they are skipped
 # make lint   ruff and mypy alone
-# make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, about a minute each where two cores have nothing
-#                     else to do, and fails where something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
+# make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, a minute or a minute and a half each, and fails
+#                     where something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
 # make small-model   trains the shipped model in out/small, from nothing: about an hour on a GPU, days without; needs espeak-ng
 # make memory   compiles both 14B training stages for 8, 16 and 32 H200s on a machine without a GPU: what each GPU must hold; 15 programs,
-#               of which stage 1's update for 8 takes five minutes of a core
+#               six to twenty minutes for each stage and number of GPUs
 
 PYTHON ?= python3
 VENV ?= .venv
