@@ -9,18 +9,17 @@ import jax
 
 from .reference import norm_rope as norm_rope
 
-# Which one serves on Hopper where both can, "xla" or "triton". Triton's is ahead by itself; within a step it has not been measured.
-ON_HOPPER = "xla"
-
 
 def select(dtype: str, attention: str, device: jax.Device) -> tuple[str, Callable]:
     """The implementation for `device` and for what comes behind it, without a gradient: "triton" or "xla".
+
+    Triton's on Hopper, where a step was measured with either (docs/performance.md).
 
     Args:
         attention: the implementation that takes q and k. 8-bit attention quantises them, which XLA does in the same pass as the norm.
     """
     hopper = device.platform == "gpu" and device.compute_capability == "9.0"
-    if ON_HOPPER == "xla" or not hopper or dtype != "bfloat16" or attention == "mosaic_fp8" or without_triton():
+    if not hopper or dtype != "bfloat16" or attention == "mosaic_fp8" or without_triton():
         return "xla", norm_rope
     from . import triton
 

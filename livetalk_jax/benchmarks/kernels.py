@@ -394,6 +394,7 @@ def _tokamax(q, k, v):
     """tokamax's kernel for Hopper; without a name it would take another where that one fails."""
     import tokamax
 
+    absl_flags.FLAGS.mark_as_parsed()  # or it reads the command line, and ends at what it does not know
     return tokamax.dot_product_attention(q, k, v, implementation="mosaic")
 
 

@@ -175,6 +175,7 @@ def facts(pipeline: Pipeline, repeats: int) -> dict[str, Any]:
         "tokens": geometry.tokens,
         "dtype": config.runtime.dtype,
         "attention": pipeline.attention,
+        "norm and rotary positions": pipeline.norm_rope,
         "linear": config.runtime.linear,
         "scales": "fixed" if config.runtime.linear == "fp8" else None,
         "warm-up runs": 1,

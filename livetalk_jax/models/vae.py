@@ -91,11 +91,14 @@ class Downsample(nnx.Module):
         self.time_conv = Conv3d(dim, dim, (3, 1, 1), rngs=rngs, dtype=dtype) if temporal else None
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
-        """[B, F, Y, X, C] -> [B, F or (F + 1) / 2, Y / 2, X / 2, C]; the video must begin here."""
+        """[B, F, Y, X, C] -> [B, F, Y / 2, X / 2, C]; with `temporal` F / 2 frames, or (F + 1) / 2 where the video begins."""
         x = self.conv(parallel.pad_spatial(x, 0, 1), stride=2)
         if self.time_conv is None:
             return x
-        # The first frame stays alone; each later output sees frames 2n, 2n + 1, 2n + 2.
+        # The first frame of a video stays alone; each later output sees frames 2n, 2n + 1, 2n + 2.
+        seen = past.prepend(x, 1)
+        if not past.begins:
+            return self.time_conv(seen, stride=2)
         return jnp.concatenate([x[:, :1], self.time_conv(x, stride=2)], axis=1)
 
 
@@ -221,7 +224,14 @@ class VAE(nnx.Module):
         latent_frames(video.shape[1])
         if video.shape[2] % VAE_STRIDE[1] or video.shape[3] % VAE_STRIDE[2]:
             raise ValueError(f"a picture of {video.shape[2]}×{video.shape[3]} does not fit the VAE: both must be multiples of 8")
-        mean = self.quant(self.encoder(video, Past(), parallel))[..., : self.config.z_dim]
+        past = Past()
+        # The first frame apart: what it sees is zeros but for itself, and a convolution of its own leaves them out.
+        moments = self.encoder(video[:, :1], past, parallel)
+        if video.shape[1] > 1:
+            # One after the other, or XLA merges the matrix products of both and copies what goes in and comes out.
+            rest, moments = jax.lax.optimization_barrier((video[:, 1:], moments))
+            moments = jnp.concatenate([moments, self.encoder(rest, Past(past.state), parallel)], axis=1)
+        mean = self.quant(moments)[..., : self.config.z_dim]
         shift, scale = self._statistics()
         return ((mean - shift) / scale).astype(video.dtype)
 

@@ -94,9 +94,10 @@ class _Conv(nnx.Module):
         self.kernel = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (*kernel, in_dim, out_dim), dtype))
         self.bias = nnx.Param(jnp.zeros((out_dim,), dtype))
 
-    def _convolve(self, x: jax.Array, strides: tuple[int, ...]) -> jax.Array:
-        """Without padding. No preferred_element_type: on a GPU a wider one converts the inputs first."""
-        kernel = self.kernel[...].astype(x.dtype)
+    def _convolve(self, x: jax.Array, strides: tuple[int, ...], unseen: int = 0) -> jax.Array:
+        """Without padding, and without the first `unseen` of the kernel's frames. No preferred_element_type: on a GPU a wider one
+        converts the inputs first."""
+        kernel = self.kernel[unseen:].astype(x.dtype)
         cpu, gpu = (_cpu_conv2d, _conv) if len(strides) == 2 else (_cpu_conv3d, _gpu_conv3d)
         ways = {name: functools.partial(conv, strides=strides) for name, conv in {"cpu": cpu, "default": gpu}.items()}
         out = jax.lax.platform_dependent(x, kernel, **ways)
@@ -125,6 +126,8 @@ class CausalConv3d(_Conv):
 
     def __call__(self, x: jax.Array, past: Past, parallel: Parallel) -> jax.Array:
         """[B, F, Y, X, in] -> [B, F, Y, X, out]."""
-        frames, edge = self.kernel.shape[0] - 1, self.kernel.shape[1] // 2
-        x = past.prepend(x, frames)
-        return self._convolve(parallel.pad_spatial(x, edge, edge) if edge else x, (1, 1, 1))
+        taps, edge = self.kernel.shape[0], self.kernel.shape[1] // 2
+        # Where a video begins, taps that would see nothing but the zeros before it are left out.
+        unseen = max(0, taps - x.shape[1]) if past.begins and x.shape[1] else 0
+        x = past.prepend(x, taps - 1)[:, unseen:]
+        return self._convolve(parallel.pad_spatial(x, edge, edge) if edge else x, (1, 1, 1), unseen)

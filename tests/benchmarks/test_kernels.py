@@ -76,6 +76,14 @@ def test_a_peer_that_is_not_installed_is_a_row(monkeypatch, rows, report, librar
     assert library in rows["peer"]["absent"]
 
 
+def test_tokamax_does_not_read_our_command_line(monkeypatch):
+    flags, peer = kernels.absl_flags.FlagValues(), types.ModuleType("tokamax")
+    peer.dot_product_attention = lambda *args, implementation: flags.is_parsed()
+    monkeypatch.setattr(kernels.absl_flags, "FLAGS", flags)
+    monkeypatch.setitem(sys.modules, "tokamax", peer)
+    assert kernels._tokamax(None, None, None)
+
+
 def test_why_triton_is_not_timed_is_a_row(monkeypatch, rows, report, clock):
     monkeypatch.setattr(kernels, "without_triton", lambda: "jax-triton 0.4.1 wants triton>=3.7, not triton 3.6.0")
     kernels.norms(RunConfig.from_config_dict(tiny.get_config()), clock, report)

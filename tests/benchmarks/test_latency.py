@@ -53,6 +53,7 @@ def test_every_part_is_timed(results):
 
 def test_what_was_measured_is_told(results):
     expected = {"device": "cpu", "devices": 1, "jax": jax.__version__, "size": "32x32", "latents": "3x4x4", "scales": "fixed"}
+    expected |= {"attention": "reference", "norm and rotary positions": "xla"}
     assert {key: results[key] for key in expected} == expected
     assert results["warm-up runs"] == 1 and results["timed runs"].startswith("2, ")
     assert "driver" not in results, "a CPU has none"

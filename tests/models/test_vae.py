@@ -17,7 +17,8 @@ from livetalk_jax.config import VAEConfig
 from livetalk_jax.conversion.engine import load, make_plan, parameters, unload
 from livetalk_jax.conversion.vae import TABLE, diffusers_table
 from livetalk_jax.models.vae import VAE
-from livetalk_jax.parallel.seams import Parallel
+from livetalk_jax.nn.conv import Past
+from livetalk_jax.parallel.seams import ONE_DEVICE, Parallel
 
 TESTS = Path(__file__).parents[1]
 # The models under test are deep, so compiling is what costs: one pair of shapes serves all tests of our own numbers.
@@ -122,6 +123,18 @@ def test_encode_is_causal():
     latents = encode(model, video)
     assert relative_error(encode(model, video[:, :5]), latents[:, :2]) < 1e-5
     assert relative_error(encode(model, video[:, :1]), latents[:, :1]) < 1e-5
+
+
+def test_the_first_frame_apart_changes_nothing():
+    """`encode` walks through a video in two pieces; one pass over all frames gives the same moments."""
+    model, (video, _) = tiny(), inputs()
+
+    @nnx.jit
+    def at_once(model, video):
+        shift, scale = model._statistics()
+        return (model.quant(model.encoder(video, Past(), ONE_DEVICE))[..., : model.config.z_dim] - shift) / scale
+
+    assert relative_error(at_once(model, video), encode(model, video)) < 1e-5
 
 
 @pytest.mark.parametrize(

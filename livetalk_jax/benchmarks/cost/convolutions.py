@@ -11,7 +11,7 @@ from livetalk_jax.shapes import latent_frames
 
 
 class Conv(NamedTuple):
-    """A convolution: channels, taps in time and in each spatial direction, frames that it reads (with those before the video) and
+    """A convolution: channels, taps in time and in each spatial direction, frames that it reads (with those before them) and
     writes, the rows and columns that it writes for each that a latent has times `scale`, and the spatial padding on either side."""
 
     in_dim: int
@@ -26,9 +26,13 @@ class Conv(NamedTuple):
     stride: int = 1
 
 
-def _res(in_dim: int, out_dim: int, frames: int, scale: float) -> Iterator[Conv]:
-    yield Conv(in_dim, out_dim, 3, 3, frames + 2, frames, scale, 1, 1)
-    yield Conv(out_dim, out_dim, 3, 3, frames + 2, frames, scale, 1, 1)
+def _causal(in_dim: int, out_dim: int, frames: int, scale: float, taps: int) -> Conv:
+    return Conv(in_dim, out_dim, taps, 3, frames + taps - 1, frames, scale, 1, 1)
+
+
+def _res(in_dim: int, out_dim: int, frames: int, scale: float, taps: int = 3) -> Iterator[Conv]:
+    yield _causal(in_dim, out_dim, frames, scale, taps)
+    yield _causal(out_dim, out_dim, frames, scale, taps)
     if in_dim != out_dim:
         yield Conv(in_dim, out_dim, 1, 1, frames, frames, scale, 0, 0)
 
@@ -55,23 +59,29 @@ def decoder_convs(config: VAEConfig, frames: int) -> Iterator[Conv]:
 
 
 def encoder_convs(config: VAEConfig, frames: int) -> Iterator[Conv]:
-    """Of an encode of `frames` frames."""
+    """Of an encode of `frames` frames: of the first by itself, which sees no other, and of those that follow."""
+    yield from _encoder_pass(config, 1, 1)
+    if frames > 1:
+        yield from _encoder_pass(config, frames - 1, 3)
+
+
+def _encoder_pass(config: VAEConfig, frames: int, taps: int) -> Iterator[Conv]:
     dims = [config.dim * multiplier for multiplier in config.dim_mult]
     f, scale, width = frames, 8.0, config.dim
-    yield Conv(3, width, 3, 3, f + 2, f, scale, 1, 1)
+    yield _causal(3, width, f, scale, taps)
     for level, dim in enumerate(dims):
         for _ in range(config.num_res_blocks):
-            yield from _res(width, dim, f, scale)
+            yield from _res(width, dim, f, scale, taps)
             width = dim
         if level < len(config.temporal_downsample):
             scale /= 2
             yield Conv(dim, dim, 1, 3, f, f, scale, 0, 1, stride=2)
-            if config.temporal_downsample[level] and f > 1:
-                yield Conv(dim, dim, 3, 1, f, (f - 1) // 2, scale, 0, 0)
-                f = (f + 1) // 2
+            if config.temporal_downsample[level] and taps > 1:
+                yield Conv(dim, dim, 3, 1, f + 1, f // 2, scale, 0, 0)
+                f //= 2
     for _ in range(2):
-        yield from _res(width, width, f, scale)
-    yield Conv(width, 2 * config.z_dim, 3, 3, f + 2, f, scale, 1, 1)
+        yield from _res(width, width, f, scale, taps)
+    yield _causal(width, 2 * config.z_dim, f, scale, taps)
 
 
 # Measured on an H200: FLOP/s of norm, SiLU and a causal 3×3×3 convolution, by channels (docs/sharding.md).

@@ -38,14 +38,16 @@ def predict(
     )
 
 
-# Two H200s, for the model's error; a test compares these numbers with docs/measurements.
+# Two H200s, for the model's error; a test compares these numbers with docs/measurements. Of encodes there are none until
+# they are measured again: those on file (2026-11-27) took all frames in one pass, and `VAE.encode` takes the first apart since.
+COMPARED = ("DiT step", "VAE decode", "chunk")
 TWO_GPUS = {
-    Plan(ulysses=2, columns=2): (0.35545972, 0.10154805, 0.00995141, 1.53243988),
-    Plan(ulysses=2, columns=2, head_groups=2): (0.35914256, 0.10154805, 0.00995141, 1.54303776),
-    Plan(ulysses=2, columns=2, vae_split="overlap"): (0.35545972, 0.11446399, 0.01038660, 1.54368085),
-    Plan(ulysses=2, rows=2): (0.35767197, 0.10594816, 0.01051139, 1.66279173),
-    Plan(ring=2, columns=2): (0.36086768, 0.10282267, 0.01009269, 1.55947800),
-    Plan(ring=2, rows=2): (0.35864180, 0.10519799, 0.01041500, 1.55017764),
+    Plan(ulysses=2, columns=2): (0.35545972, 0.10154805, 1.53243988),
+    Plan(ulysses=2, columns=2, head_groups=2): (0.35914256, 0.10154805, 1.54303776),
+    Plan(ulysses=2, columns=2, vae_split="overlap"): (0.35545972, 0.11446399, 1.54368085),
+    Plan(ulysses=2, rows=2): (0.35767197, 0.10594816, 1.66279173),
+    Plan(ring=2, columns=2): (0.36086768, 0.10282267, 1.55947800),
+    Plan(ring=2, rows=2): (0.35864180, 0.10519799, 1.55017764),
 }
 
 # The published PyTorch code, not compiled (arXiv 2512.23379, table 4): seconds on one H800 and on eight.
@@ -73,7 +75,7 @@ def _errors(config: RunConfig) -> list[str]:
 
     lines = [line(Plan(), ONE_GPU, f"one {FITTED_CHIP.name} (DiT step and decode are fitted)")]
     for plan, seconds in TWO_GPUS.items():
-        lines.append(line(plan, dict(zip(STAGES, seconds, strict=True)), f"two {FITTED_CHIP.name} (not fitted)"))
+        lines.append(line(plan, dict(zip(COMPARED, seconds, strict=True)), f"two {FITTED_CHIP.name} (not fitted)"))
     return lines
 
 
