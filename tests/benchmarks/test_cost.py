@@ -208,7 +208,8 @@ def test_constants_are_what_was_measured():
         """Of those that say the same, the last: what compiled is then followed by its time."""
         return {row[key]: row for row in json.loads((MEASUREMENTS / f"{name}.json").read_text())["rows"]}
 
-    plans = rows("sharding_2xh200_720x416_2026-11-27_grids", "plan") | rows("sharding_2xh200_720x416_2026-11-27", "plan")
+    grids, first, groups = (rows(f"sharding_2xh200_720x416_2026-11-27{run}", "plan") for run in ("_grids", "", "_groups"))
+    plans = grids | groups | first
     one = {stage: plans["u1r1-g1x1"]["seconds"][stage] for stage in ("DiT step", "VAE decode")}
     encode = rows("kernels_encode_h200_2026-11-27", "what")["encode, first frame apart"]["ms"]
     assert one | {"VAE encode": encode / 1e3} == pytest.approx(rates.ONE_GPU, rel=1e-4)

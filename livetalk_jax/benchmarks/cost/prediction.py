@@ -44,8 +44,10 @@ COMPARED = ("DiT step", "VAE decode", "chunk")
 TWO_GPUS = {
     Plan(ulysses=2, columns=2): (0.35545972, 0.10154805, 1.53243988),
     Plan(ulysses=2, columns=2, head_groups=2): (0.35914256, 0.10154805, 1.54303776),
+    Plan(ulysses=2, columns=2, head_groups=4): (0.37939675, 0.09826360, 1.61962227),
+    Plan(ulysses=2, columns=2, head_groups=5): (0.37369639, 0.09826360, 1.60963396),
     Plan(ulysses=2, columns=2, vae_split="overlap"): (0.35545972, 0.11446399, 1.54368085),
-    Plan(ulysses=2, rows=2): (0.35767197, 0.10594816, 1.66279173),
+    Plan(ulysses=2, rows=2): (0.36093583, 0.10210578, 1.56811010),
     Plan(ring=2, columns=2): (0.36086768, 0.10282267, 1.55947800),
     Plan(ring=2, rows=2): (0.35864180, 0.10519799, 1.55017764),
 }
