@@ -1,6 +1,7 @@
 """RMS norm with rotary positions: `norm_rope` is the reference, which XLA fuses into two kernels; `triton.norm_rope` is one, for
 which `without_triton` must have no reason. `select` names the one for a platform, and the caller logs it once."""
 
+import ctypes
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -27,7 +28,8 @@ def select(dtype: str, attention: str, device: jax.Device) -> tuple[str, Callabl
 
 
 def without_triton() -> str | None:
-    """Why `triton.norm_rope` cannot run here, None if it can: jax-triton, or what it requires, is not installed or too old.
+    """Why `triton.norm_rope` cannot run here, None if it can: jax-triton, or what it requires, is not installed or too old, or there
+    is no driver, which it asks for the GPU it compiles for, be it for one that is not here.
 
     PyTorch keeps an older Triton than jax-triton may want, and that fails only when a kernel is called: jax-triton 0.4.1 wants 3.7,
     takes 3.6 for one without NVIDIA's part and ends in an AttributeError; jax-triton 0.3.1 is content with 3.6.
@@ -46,7 +48,15 @@ def without_triton() -> str | None:
             return f"jax-triton {version} wants {requirement}, which is not installed"
         if _release(installed) < _release(least):
             return f"jax-triton {version} wants {requirement}, not {name} {installed}"
-    return None
+    return None if _driver() else f"jax-triton {version} wants the NVIDIA driver, which is not here"
+
+
+def _driver() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _release(version: str) -> list[int]:

@@ -140,6 +140,7 @@ OF_041 = ["absl-py>=1.4.0", "jax>=0.11.0", "triton>=3.7", 'pytest; extra == "tes
 @pytest.mark.parametrize(
     ("requirements", "triton", "reason"),
     [
+        (OF_031, "3.6.0", "jax-triton 0.4.1 wants the NVIDIA driver, which is not here"),
         (None, "3.7.1", "jax-triton is not installed"),
         (OF_041, None, "jax-triton 0.4.1 wants triton>=3.7, which is not installed"),
         (OF_041, "3.6.0", "jax-triton 0.4.1 wants triton>=3.7, not triton 3.6.0"),
@@ -162,4 +163,5 @@ def test_why_triton_cannot_run(monkeypatch, requirements, triton, reason):
 
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(metadata, "requires", lambda name: requirements)
+    monkeypatch.setattr(folder, "_driver", lambda: reason is None or "driver" not in reason)
     assert without_triton() == reason
