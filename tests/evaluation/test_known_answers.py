@@ -57,9 +57,9 @@ QUIET = {
 
 
 def moved(found: dict[str, float], *expected: str) -> None:
-    """What was expected has moved by more than is allowed to the others, and the others have not."""
+    """What was expected has moved by more than is allowed to the others, or cannot be told any more; the others have not."""
     for name, allowed in QUIET.items():
-        change = abs(found[name] - perfect()[name])
+        change = abs(found.get(name, np.inf) - perfect()[name])
         assert change > 2 * allowed if name in expected else change <= allowed, f"{name}: {perfect()[name]} became {found[name]}"
 
 
@@ -92,9 +92,7 @@ def test_freezing():
     frozen[100:] = frozen[100]
     found = numbers(frozen)
     assert found["Frozen"] == pytest.approx(100 * 49 / 149, abs=0.1) and found["Longest freeze"] == pytest.approx(49 / 25)
-    assert found["Lip r"] < 0.95
-    for name in ("Colour", "Sharpness", "Identity", "Background drift"):
-        assert abs(found[name] - perfect()[name]) <= QUIET[name]
+    moved(found, "Frozen", "Lip r", "A/V offset")  # a mouth that stands still goes with nothing
 
 
 def test_blurring():
@@ -122,8 +120,8 @@ def test_cutting_to_another_person():
     other = recording(OTHER, seed=3).frames(75)
     found = numbers(np.concatenate([frames[:75], other]))
     assert found["Identity drift"] > 30 and found["Identity"] > 15
-    for name in ("Frozen", "Background drift"):
-        assert abs(found[name] - perfect()[name]) <= QUIET[name]
+    # Another skin, another mouth and a jump, before the same wall.
+    moved(found, "Identity", "Identity drift", "Colour", "Sharpness", "Join jump", "Lip r", "A/V offset")
 
 
 def test_chunks_that_do_not_join():
@@ -131,8 +129,7 @@ def test_chunks_that_do_not_join():
     odd = (np.arange(len(frames)) // JOINS % 2)[:, None, None, None]
     found = numbers(np.clip(frames + 3.0 * odd, 0, 255).astype(np.uint8))
     assert found["Join jump"] > 1.5
-    for name in ("Frozen", "Identity", "Lip r", "Sharpness"):
-        assert abs(found[name] - perfect()[name]) <= QUIET[name]
+    moved(found, "Join jump", "Background drift", "A/V offset")  # all of the picture gets brighter, the wall and the mouth
 
 
 def test_a_mouth_that_moves_in_silence():
