@@ -11,13 +11,15 @@ from ml_collections import ConfigDict
 
 from livetalk_jax.configs import stage1_tiny, tiny
 
+STEPS = 900
+
 
 def get_config(data: str = "") -> ConfigDict:
     """data: "synthetic" for random numbers."""
     config = stage1_tiny.get_config(data)
     config.sampler = {**tiny.get_config().sampler, "negative_prompt": ""}
     if not data:
-        config.loop.steps = 900
-    config.student.update(learning_rate=4e-4, warmup_steps=200, decay_steps=900 * config.updates)
+        config.loop.steps = STEPS
+    config.student.update(learning_rate=4e-4, warmup_steps=200, decay_steps=STEPS * config.updates)
     config.flow_matching.update(timestep_steps=config.sampler.steps, audio_guidance=1.5)
     return config

@@ -9,7 +9,7 @@ There is no teacher to begin with, so all rates are those of training from nothi
 at 128×128 a latent stands more alone. Prompts tell nothing apart here, so text has no guidance, and speech has.
 The small VAE blurs what it is given again and again; the teacher learns to go on sharply from motion latents that were handed over,
 and from its own errors of up to five chunks, without which a face moves away from its portrait (docs/ablations.md). The rate falls to
-0 over all 5,000 steps of eight updates, and most is learnt where it is low.
+0 over all 5,000 steps of eight updates.
 """
 
 from ml_collections import ConfigDict

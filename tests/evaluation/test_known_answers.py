@@ -92,7 +92,8 @@ def test_freezing():
     frozen[100:] = frozen[100]
     found = numbers(frozen)
     assert found["Frozen"] == pytest.approx(100 * 49 / 149, abs=0.1) and found["Longest freeze"] == pytest.approx(49 / 25)
-    moved(found, "Frozen", "Lip r", "A/V offset")  # a mouth that stands still goes with nothing
+    assert found["Lip r"] < 0.95 and "A/V offset" not in found, "a mouth that stands still goes with nothing"
+    moved(found, "Frozen", "Lip r", "A/V offset")
 
 
 def test_blurring():
@@ -120,6 +121,7 @@ def test_cutting_to_another_person():
     other = recording(OTHER, seed=3).frames(75)
     found = numbers(np.concatenate([frames[:75], other]))
     assert found["Identity drift"] > 30 and found["Identity"] > 15
+    assert "A/V offset" not in found
     # Another skin, another mouth and a jump, before the same wall.
     moved(found, "Identity", "Identity drift", "Colour", "Sharpness", "Join jump", "Lip r", "A/V offset")
 
