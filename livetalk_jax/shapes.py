@@ -82,8 +82,9 @@ class Geometry:
 
     @property
     def first_latents(self) -> int:
-        """Latent frames that streaming decodes first, to show their frames while it decodes the others: motion and one more."""
-        return self.motion_latents + 1
+        """Latent frames that streaming decodes first, to show their frames while it decodes the others: motion and a third of the
+        new ones, at least one. So many frames last longer than decoding the others takes, where a chunk is made in real time."""
+        return self.motion_latents + max(1, (latent_frames(self.frames) - self.motion_latents) // 3)
 
     @property
     def new_frames(self) -> int:

@@ -22,10 +22,13 @@ def test_geometry(size, latents, tokens, count):
     assert geometry.tokens == count
 
 
-@pytest.mark.parametrize(("frames", "motion", "latents", "new"), [(33, 5, 2, 28), (81, 9, 3, 72), (33, 1, 1, 32), (5, 1, 1, 4)])
-def test_motion(frames, motion, latents, new):
+@pytest.mark.parametrize(
+    ("frames", "motion", "latents", "first", "new"), [(33, 5, 2, 4, 28), (81, 9, 3, 9, 72), (33, 1, 1, 3, 32), (5, 1, 1, 2, 4)]
+)
+def test_motion(frames, motion, latents, first, new):
     geometry = Geometry(32, 32, frames, motion)
     assert geometry.motion_latents == latents
+    assert geometry.first_latents == first
     assert geometry.new_frames == new
 
 

@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -194,32 +194,70 @@ def check(config: Any, clock: Clock, report: Report) -> None:
     report("largest error", error=worst)
 
 
+class Inputs(NamedTuple):
+    """Of one prediction: latents [B, T, H, W, 16], what is concatenated to them, and what text, image and speech encoders gave."""
+
+    latents: jax.Array
+    condition: jax.Array
+    text: jax.Array
+    image: jax.Array
+    windows: jax.Array
+
+
 class Step:
-    """One prediction of the DiT's velocity on random inputs."""
+    """One prediction of the DiT's velocity."""
 
     def __init__(self, config: Any):
         stream, self.config = config.stream, config.model.dit
         height, width = stream.buckets[0]
         self.geometry = Geometry(height, width, stream.frames, stream.motion_frames)
-        grid = (1, *self.geometry.latent_grid)
-        self.latents = normal(0, (*grid, self.config.out_channels), jnp.float32)
-        self.condition = normal(1, (*grid, self.config.in_channels - self.config.out_channels))
         self.time = jnp.full((1,), 750.0, jnp.float32)
         self.rope = tuple(map(jnp.asarray, rotary_3d(self.geometry.token_grid, self.config.head_dim)))
 
-    def keys_values(self, dit: DiT) -> tuple[list, list]:
-        config = self.config
-        text, image = normal(2, (1, config.text_len // 8, config.text_dim)), normal(3, (1, 257, config.clip_dim))
+    def random(self) -> Inputs:
+        """Independent normal numbers everywhere."""
+        config, grid = self.config, (1, *self.geometry.latent_grid)
         windows = (1, 1, self.geometry.frames, config.audio_window, config.audio_blocks, config.audio_channels)
-        context = compiled(lambda dit, *args: dit.context(*args), dit)(text, image)
-        return jax.block_until_ready((context, compiled(lambda dit, x: dit.audio(x), dit)(normal(4, windows))))
+        return Inputs(
+            latents=normal(0, (*grid, config.out_channels), jnp.float32),
+            condition=normal(1, (*grid, config.in_channels - config.out_channels)),
+            text=normal(2, (1, config.text_len // 8, config.text_dim)),
+            image=normal(3, (1, 257, config.clip_dim)),
+            windows=normal(4, windows),
+        )
+
+    def structured(self) -> Inputs:
+        """What real inputs have: a still, smooth picture below the noise, and as the reference's first frame, behind which are zeros; a
+        text that ends in zeros; features with an offset that all tokens share, large in a few channels; slow speech."""
+        config, frames, plain = self.config, self.geometry.frames, self.random()
+        picture = jax.image.resize(normal(5, (1, 1, 6, 4, config.out_channels), jnp.float32), plain.latents.shape, "cubic")
+        noisy = self.time[0] / 1000
+        condition = jnp.zeros_like(plain.condition).at[:, 0].set(1)  # in the mask's channels, which come first
+        condition = condition.at[:, 0, ..., -config.out_channels :].set(picture[:, 0].astype(condition.dtype))
+
+        def shared(features: jax.Array, seed: int) -> jax.Array:
+            offset = normal(seed, features.shape[-1:], jnp.float32)
+            return (0.3 * features + offset.at[::256].multiply(30.0)).astype(features.dtype)
+
+        few = normal(6, (1, 1, frames // 8, *plain.windows.shape[3:]), jnp.float32)
+        return Inputs(
+            latents=(1 - noisy) * picture + noisy * plain.latents,
+            condition=condition,
+            text=shared(plain.text, 7) * (jnp.arange(plain.text.shape[1]) < 24)[:, None].astype(plain.text.dtype),
+            image=shared(plain.image, 8),
+            windows=shared(jax.image.resize(few, plain.windows.shape, "linear").astype(plain.windows.dtype), 9),
+        )
+
+    def keys_values(self, dit: DiT, inputs: Inputs) -> tuple[list, list]:
+        context = compiled(lambda dit, *args: dit.context(*args), dit)(inputs.text, inputs.image)
+        return jax.block_until_ready((context, compiled(lambda dit, x: dit.audio(x), dit)(inputs.windows)))
 
     def program(self, dit: DiT, parallel: Parallel) -> Callable:
-        """(latents, keys and values) -> velocity."""
+        """(latents, condition, keys and values) -> velocity."""
 
-        def run(dit, latents, keys_values):
+        def run(dit, latents, condition, keys_values):
             context, audio = keys_values
-            return dit(latents, self.condition, self.time, rope=self.rope, context=context, audio=audio, parallel=parallel)
+            return dit(latents, condition, self.time, rope=self.rope, context=context, audio=audio, parallel=parallel)
 
         return compiled(run, dit)
 
@@ -239,13 +277,14 @@ def distance(velocity: jax.Array, expected: jax.Array) -> dict[str, float]:
 def dit(config: Any, clock: Clock, report: Report) -> None:
     """A whole step in bf16 and in 8 bits, with each attention and, where Triton runs, with each norm of queries and keys."""
     step = Step(config)
+    inputs = step.random()
     begin = time.perf_counter()
     native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
-    keys_values = step.keys_values(native)
+    given = (inputs.condition, step.keys_values(native, inputs))
     report("weights made", seconds=time.perf_counter() - begin)
     begin = time.perf_counter()
     plain = Parallel(attend=cudnn.attention, attend_local=cudnn.attention)
-    largest = largest_inputs(native, DIT_FP8, lambda dit: step.program(dit, plain)(step.latents, keys_values))
+    largest = largest_inputs(native, DIT_FP8, lambda dit: step.program(dit, plain)(inputs.latents, *given))
     report("inputs observed", seconds=time.perf_counter() - begin, largest=max(largest.values()), least=min(largest.values()))
     networks = {
         "bf16": native,
@@ -277,12 +316,12 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
                 continue
             begin = time.perf_counter()
             program = step.program(networks[weights], parallel)
-            velocities[name] = velocity = jax.block_until_ready(program(step.latents, keys_values))
+            velocities[name] = velocity = jax.block_until_ready(program(inputs.latents, *given))
             compilation = time.perf_counter() - begin
             times = []
             for _ in range(8):
                 begin = time.perf_counter()
-                velocity = jax.block_until_ready(program(step.latents + 1e-3 * velocity, keys_values))
+                velocity = jax.block_until_ready(program(inputs.latents + 1e-3 * velocity, *given))
                 times.append(1000 * (time.perf_counter() - begin))
             ms = statistics.median(times)
             report(name, ms=ms, spread=max(times) - min(times), TFLOPs=1000 * step.tera_operations() / ms, compile_s=compilation)
@@ -295,7 +334,8 @@ def dit(config: Any, clock: Clock, report: Report) -> None:
 
 
 def accuracy(config: Any, clock: Clock, report: Report) -> None:
-    """How far the velocity in bf16 is from that with float32 activations, and in 8 bits from both; each kind of layer apart too."""
+    """How far the velocity in bf16 is from that with float32 activations, and in 8 bits from both, on random and on structured inputs;
+    with fixed scales, which were seen on the random ones; and, on these, each kind of layer apart."""
     step = Step(config)
     native = random_network(config.model, "dit", jnp.bfloat16, seed=0)
     wide = nnx.clone(native)
@@ -308,21 +348,33 @@ def accuracy(config: Any, clock: Clock, report: Report) -> None:
 
     exact = Parallel(attend=by_head, attend_local=by_head)
     short = Parallel(attend=cudnn.attention, attend_local=cudnn.attention) if jax.default_backend() == "gpu" else exact
+    inputs = {"random": step.random(), "structured": step.structured()}
+
+    def given(dit: DiT) -> dict[str, tuple]:
+        """What a prediction takes, by kind of inputs."""
+        return {kind: (each.latents, each.condition, step.keys_values(dit, each)) for kind, each in inputs.items()}
+
+    def velocities(dit: DiT, parallel: Parallel, given: dict[str, tuple]) -> dict[str, jax.Array]:
+        program = step.program(dit, parallel)
+        return {kind: jax.block_until_ready(program(*arguments)) for kind, arguments in given.items()}
+
     with jax.default_matmul_precision("highest"):
-        expected = jax.block_until_ready(step.program(wide, exact)(step.latents, step.keys_values(wide)))
+        expected = velocities(wide, exact, given(wide))
     del wide
-    keys_values = step.keys_values(native)
-    base = step.program(native, short)(step.latents, keys_values)
-    report("bf16 against float32", **distance(base, expected))
-    largest = largest_inputs(native, DIT_FP8, lambda dit: step.program(dit, short)(step.latents, keys_values))
-    variants = [("a scale a token", DIT_FP8, None), ("fixed scales", DIT_FP8, largest)]
-    variants += [(f"fixed scales, {pattern} alone", {pattern: form}, largest) for pattern, form in DIT_FP8.items()]
-    for name, table, fixed in variants:
+    both = given(native)
+    one = {"random": both["random"]}
+    base = velocities(native, short, both)
+    for kind in inputs:
+        report(f"{kind} inputs: bf16 against float32", **distance(base[kind], expected[kind]))
+    largest = largest_inputs(native, DIT_FP8, lambda dit: velocities(dit, short, one))
+    variants = [(name, DIT_FP8, fixed, both) for name, fixed in (("a scale a token", None), ("fixed scales", largest))]
+    variants += [(f"fixed scales, {pattern} alone", {pattern: form}, largest, one) for pattern, form in DIT_FP8.items()]
+    for name, table, fixed, arguments in variants:
         if clock.left() < 30.0:
             return
-        velocity = step.program(quantize_network(native, table, fixed), short)(step.latents, keys_values)
-        report(f"fp8, {name}: against float32", **distance(velocity, expected))
-        report(f"fp8, {name}: against bf16", **distance(velocity, base))
+        for kind, velocity in velocities(quantize_network(native, table, fixed), short, arguments).items():
+            report(f"{kind} inputs: fp8, {name}: against float32", **distance(velocity, expected[kind]))
+            report(f"{kind} inputs: fp8, {name}: against bf16", **distance(velocity, base[kind]))
 
 
 def attention(config: Any, clock: Clock, report: Report) -> None:
