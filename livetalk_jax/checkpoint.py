@@ -251,7 +251,7 @@ def load_network(
     stored = tensors(path, name)
     if strange := sorted(set(target) ^ set(stored)) or [key for key in target if target[key].shape != tuple(stored[key].shape)]:
         raise CheckpointError(f"{path} holds a {name} with other parameters, such as {strange[0]} ({len(strange)} in all)")
-    arrays = _load(path, name, target)
+    arrays = _load(path, name, target, stored)
     return nnx.from_flat_state([(key, variable.replace(arrays[_dotted(key)])) for key, variable in flat])
 
 
@@ -264,9 +264,17 @@ def tensors(path: str | os.PathLike, group: str) -> dict[str, jax.ShapeDtypeStru
         return {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in ocp.metadata(folder).metadata.items()}
 
 
-def _load(path: str | os.PathLike, group: str, target: Mapping[str, Any]) -> dict[str, Any]:
+def _bytes(tensor: Any) -> int:
+    return math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _load(
+    path: str | os.PathLike, group: str, target: Mapping[str, Any], stored: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, Any]:
     folder = Path(path).absolute() / group
-    with _reading(folder) as ocp:
+    # Orbax refuses an array that is not smaller than all it may read at a time: umT5's embeddings are 2.1 GB.
+    largest = max((_bytes(stored[name]) for name in target), default=0)
+    with _reading(folder, max(READ_BYTES, largest + 1)) as ocp:
         return ocp.load(folder, target)
 
 
@@ -276,8 +284,8 @@ def read(path: str | os.PathLike, group: str) -> Iterator[tuple[str, np.ndarray]
     stored = tensors(path, group)
     for count, (name, tensor) in enumerate(stored.items(), 1):
         batch[name] = _Host(tensor.shape, tensor.dtype)
-        if count == len(stored) or sum(math.prod(t.shape) * t.dtype.itemsize for t in batch.values()) >= GROUP_BYTES:
-            arrays = _load(path, group, batch)
+        if count == len(stored) or sum(map(_bytes, batch.values())) >= GROUP_BYTES:
+            arrays = _load(path, group, batch, stored)
             batch = {}
             while arrays:
                 yield arrays.popitem()
@@ -292,24 +300,24 @@ class _Host:
 
 
 @contextlib.contextmanager
-def _orbax():
-    """Orbax with our options; imported here because that takes a second."""
+def _orbax(read_bytes: int = READ_BYTES):
+    """Orbax with our options; imported here because that takes a second. `read_bytes`: what it holds at a time beside its results."""
     from orbax.checkpoint.experimental import v1 as ocp
 
     context = ocp.Context()
     context.array.saving.use_compression = False
     context.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
     context.memory.deepcopy_host_arrays = False
-    context.memory.read_concurrent_bytes = READ_BYTES
+    context.memory.read_concurrent_bytes = read_bytes
     context.pytree.loading.partial_load = True
     with context:
         yield ocp
 
 
 @contextlib.contextmanager
-def _reading(folder: Path):
+def _reading(folder: Path, read_bytes: int = READ_BYTES):
     try:
-        with _orbax() as ocp:
+        with _orbax(read_bytes) as ocp:
             yield ocp
     except Exception as error:  # damaged files fail in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -47,6 +47,16 @@ def test_a_network_comes_back_in_the_dtype_asked_for(saved):
     np.testing.assert_array_equal(fresh(ids, jnp.ones_like(ids)), network(ids, jnp.ones_like(ids)))
 
 
+def test_arrays_larger_than_what_is_read_at_a_time(saved, monkeypatch):
+    """As umT5's embeddings of 2.1 GB are."""
+    network, path = saved
+    monkeypatch.setattr(checkpoint, "READ_BYTES", 100)
+    state = nnx.state(network, nnx.Param)
+    loaded = load_network(path, "text", abstract(), config=CONFIG)
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(loaded), nnx.to_pure_dict(state))
+    assert sum(array.size for _, array in read(path, "text")) == sum(x.size for x in jax.tree.leaves(state))
+
+
 def test_every_device_reads_its_own_part(saved):
     """In a process of its own, because the number of devices is fixed when JAX starts."""
     _, path = saved
