@@ -82,17 +82,17 @@ def candidates(devices: int, heads: int, token_grid: Pair, per_host: int | None 
 
 
 def chosen(names: Sequence[str], plans: Sequence[Plan]) -> list[Plan]:
-    """The plans named, in the order of `plans`.
+    """The plans named, in that order: the first are measured where time runs out. "all": `plans` in theirs.
 
     Raises:
         UsageError: an unknown name.
     """
     if list(names) == ["all"]:
         return list(plans)
-    unknown = set(names) - {plan.name for plan in plans}
-    if unknown:
-        raise flags.UsageError(f"no plan {', '.join(sorted(unknown))}; there are: {', '.join(plan.name for plan in plans)}")
-    return [plan for plan in plans if plan.name in names]
+    known = {plan.name: plan for plan in plans}
+    if unknown := sorted(set(names) - known.keys()):
+        raise flags.UsageError(f"no plan {', '.join(unknown)}; there are: {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def with_plan(config: RunConfig, plan: Plan) -> RunConfig:

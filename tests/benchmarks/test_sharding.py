@@ -142,6 +142,8 @@ def test_all_plans_of_two_devices():
     }
     assert len(set(names)) == len(names)
     assert all(plan.problem(40, (45, 26)) is None for plan in plans)
+    assert sharding.chosen(["all"], plans) == plans
+    assert sharding.chosen([names[3], names[0], names[3]], plans) == [plans[3], plans[0]]
 
 
 @pytest.mark.parametrize(

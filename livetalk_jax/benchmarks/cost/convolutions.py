@@ -88,7 +88,7 @@ def _encoder_pass(config: VAEConfig, frames: int, taps: int) -> Iterator[Conv]:
 CONV_RATES = {96: 403e12, 192: 517e12, 384: 640e12}
 
 
-def conv_work(conv: Conv, rows: int, columns: int) -> Work:
+def conv_work(part: Literal["decode", "encode"], conv: Conv, rows: int, columns: int) -> Work:
     """On `rows` × `columns` latents, with the norm and activation before it; FLOPs as at the rate of 384 channels."""
     pixels = conv.frames * rows * columns * conv.scale**2
     flops = 2.0 * conv.time * conv.space**2 * conv.in_dim * conv.out_dim * pixels
@@ -97,7 +97,7 @@ def conv_work(conv: Conv, rows: int, columns: int) -> Work:
     below = max((c for c in CONV_RATES if c <= narrow), default=min(CONV_RATES))
     rate = CONV_RATES[below] * min(narrow / below, 1.0)
     traffic = BF16 * pixels * (conv.in_dim * conv.stride**2 + conv.out_dim)
-    return Work("conv", flops * CONV_RATES[384] / rate, traffic)
+    return Work(part, flops * CONV_RATES[384] / rate, traffic)
 
 
 def vae_work(config: VAEConfig, part: Literal["decode", "encode"], frames: int, local: Pair, whole: Pair) -> list[Work]:
@@ -107,4 +107,9 @@ def vae_work(config: VAEConfig, part: Literal["decode", "encode"], frames: int, 
     queries, keys = math.prod(local), math.prod(whole)
     # The middle attention, frame by frame and not fused: float32 scores are written, read twice and written again.
     scores = Work("matmul", 4.0 * queries * keys * dim * f, 4.0 * FLOAT32 * queries * keys * f)
-    return [*(conv_work(conv, *local) for conv in convs), linear(f * queries, dim, 3 * dim), linear(f * queries, dim, dim), scores]
+    return [
+        *(conv_work(part, conv, *local) for conv in convs),
+        linear(f * queries, dim, 3 * dim),
+        linear(f * queries, dim, dim),
+        scores,
+    ]

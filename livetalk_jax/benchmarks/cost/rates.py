@@ -19,7 +19,7 @@ class Rates:
     """What a chip reaches of its datasheet, 0 to 1, and what exchanges take.
 
     Attributes:
-        matmul, attention, conv, memory: of bf16 FLOP/s, and of memory's bytes/s.
+        matmul, attention, decode, encode, memory: of bf16 FLOP/s, and of memory's bytes/s.
         latency: seconds of an exchange of nothing.
         pair: bytes/s from one GPU to one other of its host.
         links, network: of a GPU's links together and of its share of the network.
@@ -27,7 +27,8 @@ class Rates:
 
     matmul: float
     attention: float
-    conv: float
+    decode: float
+    encode: float
     memory: float
     latency: float
     pair: float
@@ -54,10 +55,10 @@ def exchange_seconds(exchange: Exchange, chip: Chip, rates: Rates) -> float:
     return exchange.times * max(rates.latency + max(links, network) - hidden, 0.0)
 
 
-# What the rates are fitted on, but for the encode, all on H200s at 720×416 in bf16; a test compares these numbers with
-# docs/measurements. The step, here and on two GPUs, is with XLA's norms: Triton's take some 6 ms less.
+# What the rates are fitted on, on H200s at 720×416 in bf16: the mean of one GPU of two hosts. A test compares these numbers with
+# docs/measurements.
 FITTED_CHIP = CHIPS["h200"]
-ONE_GPU = {"DiT step": 0.63994876, "VAE decode": 0.19439531, "VAE encode": 0.01678310}
+ONE_GPU = {"DiT step": 0.63895624, "VAE decode": 0.19718508, "VAE encode": 0.01686732}
 # Our attention in one piece, of the tokens that a step is padded to and 40 heads; a large copy. Both alone.
 ATTENTION_TOKENS, ATTENTION_SECONDS, COPY_RATE = 10_544, 3.51568e-3, 4.2e12
 # Two GPUs: a chunk's exchanges alone, with heads in one group and in two, which sends the same bytes in 640 more exchanges.
@@ -69,10 +70,10 @@ ALL_LINKS = NETWORK = 0.8
 
 @functools.cache
 def fitted() -> Rates:
-    """Rates at which the model gives the measured time of one GPU's attention, DiT step and VAE decode."""
+    """Rates at which the model gives the measured time of one GPU's attention, DiT step, VAE decode and encode."""
     chip, geometry = FITTED_CHIP, Geometry(720, 416, 33, 5)
     rates = Rates(
-        matmul=1.0, attention=1.0, conv=1.0, memory=COPY_RATE / chip.memory, latency=EXCHANGE_LATENCY, pair=PAIR_RATE,
+        matmul=1.0, attention=1.0, decode=1.0, encode=1.0, memory=COPY_RATE / chip.memory, latency=EXCHANGE_LATENCY, pair=PAIR_RATE,
         links=ALL_LINKS, network=NETWORK,
     )  # fmt: skip
     dit, vae = DiTConfig.wan_14b(), VAEConfig.wan21()
@@ -81,7 +82,8 @@ def fitted() -> Rates:
     for name, work, seconds in (
         ("attention", [alone], ATTENTION_SECONDS),
         ("matmul", step_work(dit, Plan(), geometry), ONE_GPU["DiT step"]),
-        ("conv", vae_work(vae, "decode", 33, grid, grid), ONE_GPU["VAE decode"]),
+        ("decode", vae_work(vae, "decode", 33, grid, grid), ONE_GPU["VAE decode"]),
+        ("encode", vae_work(vae, "encode", 5, grid, grid), ONE_GPU["VAE encode"]),
     ):
         # Time falls with the rate of one kind of work alone; some of that kind may wait for memory instead.
         low, high = 0.0, 1.0

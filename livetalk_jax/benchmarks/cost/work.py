@@ -15,13 +15,13 @@ class Work(NamedTuple):
     """A piece of work.
 
     Attributes:
-        kind: which efficiency it has.
+        kind: which efficiency it has; "decode" and "encode" are convolutions of the VAE.
         flops: of it.
         bytes: read and written.
         tiles: ways to cut it into tiles, of which a multiprocessor computes one at a time: (tiles, speed within a tile).
     """
 
-    kind: Literal["matmul", "attention", "conv", "memory"]
+    kind: Literal["matmul", "attention", "decode", "encode", "memory"]
     flops: float
     bytes: float
     tiles: tuple[tuple[int, float], ...] = ()
