@@ -28,8 +28,8 @@ def select(dtype: str, attention: str, device: jax.Device) -> tuple[str, Callabl
 
 
 def without_triton() -> str | None:
-    """Why `triton.norm_rope` cannot run here, None if it can: jax-triton, or what it requires, is not installed or too old, or there
-    is no driver, which it asks for the GPU it compiles for, be it for one that is not here.
+    """Why `triton.norm_rope` cannot run here, None if it can: jax-triton, or what it requires, is not installed or too old, or this
+    process has no GPU: it asks the driver what it compiles for, also where programs are compiled for GPUs that are not here.
 
     PyTorch keeps an older Triton than jax-triton may want, and that fails only when a kernel is called: jax-triton 0.4.1 wants 3.7,
     takes 3.6 for one without NVIDIA's part and ends in an AttributeError; jax-triton 0.3.1 is content with 3.6.
@@ -48,15 +48,14 @@ def without_triton() -> str | None:
             return f"jax-triton {version} wants {requirement}, which is not installed"
         if _release(installed) < _release(least):
             return f"jax-triton {version} wants {requirement}, not {name} {installed}"
-    return None if _driver() else f"jax-triton {version} wants the NVIDIA driver, which is not here"
+    return None if _has_gpu() else f"jax-triton {version} wants a GPU, of which the NVIDIA driver shows this process none"
 
 
-def _driver() -> bool:
+def _has_gpu() -> bool:
     try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
+        return ctypes.CDLL("libcuda.so.1").cuInit(0) == 0
+    except OSError:  # no driver
         return False
-    return True
 
 
 def _release(version: str) -> list[int]:

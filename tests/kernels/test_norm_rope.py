@@ -1,5 +1,6 @@
 """RMS norm and rotary positions in one: the reference against the layers, and Triton's kernel against the reference."""
 
+import ctypes
 import functools
 import sys
 import types
@@ -140,7 +141,7 @@ OF_041 = ["absl-py>=1.4.0", "jax>=0.11.0", "triton>=3.7", 'pytest; extra == "tes
 @pytest.mark.parametrize(
     ("requirements", "triton", "reason"),
     [
-        (OF_031, "3.6.0", "jax-triton 0.4.1 wants the NVIDIA driver, which is not here"),
+        (OF_031, "3.6.0", "jax-triton 0.4.1 wants a GPU, of which the NVIDIA driver shows this process none"),
         (None, "3.7.1", "jax-triton is not installed"),
         (OF_041, None, "jax-triton 0.4.1 wants triton>=3.7, which is not installed"),
         (OF_041, "3.6.0", "jax-triton 0.4.1 wants triton>=3.7, not triton 3.6.0"),
@@ -163,5 +164,18 @@ def test_why_triton_cannot_run(monkeypatch, requirements, triton, reason):
 
     monkeypatch.setattr(metadata, "version", version)
     monkeypatch.setattr(metadata, "requires", lambda name: requirements)
-    monkeypatch.setattr(folder, "_driver", lambda: reason is None or "driver" not in reason)
+    monkeypatch.setattr(folder, "_has_gpu", lambda: reason is None or "driver" not in reason)
     assert without_triton() == reason
+
+
+@pytest.mark.parametrize(("answer", "has"), [(0, True), (100, False), (None, False)])
+def test_a_driver_without_a_gpu(monkeypatch, answer, has):
+    """100: CUDA_ERROR_NO_DEVICE, as where CUDA_VISIBLE_DEVICES is empty; None: no driver."""
+
+    def load(name):
+        if answer is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return types.SimpleNamespace(cuInit=lambda flags: answer)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert folder._has_gpu() is has
