@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import Primitive
+from jax.interpreters import ad
 from jax.sharding import AxisType, PartitionSpec
 
 from livetalk_jax.nn.layers import Linear
@@ -118,6 +120,23 @@ class Network(nnx.Module):
         # Of each block by itself, as keys and values are.
         x = self.before(x)
         return run(self.stack, x + sum(self.stack.map(lambda block: block.linear(x))), extras, execution)
+
+
+@pytest.mark.parametrize(("remat", "attended", "multiplied"), [("none", 1, 4), ("save_dots", 1, 4), ("full", 2, 6)])
+def test_what_is_computed_again(remat, attended, multiplied):
+    """Of an attention between two products, whose gradient takes two more."""
+    attention = Primitive("dot_product_attention_fwd_wrapper")  # cuDNN's, by its name
+    attention.def_abstract_eval(lambda x: x)
+    ad.defjvp(attention, lambda t, x: t * jnp.cos(x))
+    stack = BlockStack(lambda rngs: nnx.Linear(4, 4, use_bias=False, rngs=rngs), 1, rngs=nnx.Rngs(0))
+
+    def loss(x):
+        return jnp.sum(
+            jnp.sin(stack(lambda block, x, _: jnp.sin(block(attention.bind(block(x)))), x, [()], Execution(remat=remat)))
+        )
+
+    text = str(jax.make_jaxpr(jax.grad(loss))(jnp.ones((3, 4))))
+    assert (text.count(attention.name), text.count("dot_general[")) == (attended, multiplied)
 
 
 @pytest.mark.parametrize("execution", [Execution(), Execution(False, "save_dots"), Execution(True, "full")], ids=str)
