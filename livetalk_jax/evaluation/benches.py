@@ -14,6 +14,7 @@ from livetalk_jax.data.procedural.speech import Synthesiser
 from livetalk_jax.data.record import Record
 from livetalk_jax.evaluation.lists import Entry
 from livetalk_jax.evaluation.metric import SAMPLE_RATE, Truth
+from livetalk_jax.evaluation.videos import describe
 
 BLOCK = 32  # frames
 
@@ -27,6 +28,7 @@ class Task:
         waveform: float32 [samples], 16 kHz.
         real: frames of the real video, uint8 [F, Y, X, 3] in blocks, at 25 a second.
         truth: of the procedural set.
+        codec: through which the frames of the real video came, as FFmpeg names it; None if they were never compressed.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Task:
     waveform: np.ndarray
     real: Callable[[], Iterator[np.ndarray]]
     truth: Truth | None
+    codec: str | None = None
 
 
 class Bench(Protocol):
@@ -124,7 +127,8 @@ class Listed:
             for piece in entry.pieces
         ]
         [portrait] = read_frames(str(root / entry.portrait["video"]), [entry.portrait["second"]], fit)
-        return Task(name, portrait, np.concatenate(sounds), real, None)
+        codecs = {describe(root / piece.video).codec for piece in entry.pieces}
+        return Task(name, portrait, np.concatenate(sounds), real, None, ", ".join(sorted(codecs)))
 
 
 def _frames(seconds: float) -> int:

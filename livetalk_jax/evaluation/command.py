@@ -1,6 +1,7 @@
 """`livetalk evaluate`: videos in, or a model to make them; numbers and a report out."""
 
 import contextlib
+import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ from livetalk_jax.evaluation.generation import Generated, RealVideos, Work
 from livetalk_jax.evaluation.lists import main as make_lists
 from livetalk_jax.evaluation.lists import read_list
 from livetalk_jax.evaluation.metric import SAMPLE_RATE, Clip, Metric
+from livetalk_jax.evaluation.provenance import surroundings
 from livetalk_jax.evaluation.registry import METRICS
-from livetalk_jax.evaluation.runs import Run, compare_sets, fingerprint, metrics_about, surroundings
+from livetalk_jax.evaluation.runs import Run, compare_sets, fingerprint, metrics_about
 from livetalk_jax.evaluation.scoring import score
 from livetalk_jax.evaluation.videos import VideoFolder
 from livetalk_jax.files import writing
@@ -153,6 +155,8 @@ def evaluate(
     about = {
         **about,
         **surroundings(),
+        **depends,
+        "made_by": work.made_by,
         "metrics": [metric.name for metric in metrics],
         "samples": names,
         "sets": {},
@@ -182,7 +186,9 @@ def evaluate(
             bar.update()
     if isinstance(work, Generated) and work.fps is not None:
         about["fps"] = work.fps
-    about["sets"], about["sets_absent"] = compare_sets(metrics, [run.load(name) for name in names])
+    results = [run.load(name) for name in names]
+    about["sets"], about["sets_absent"] = compare_sets(metrics, results)
+    about["sizes"] = sorted({f"{result.height}×{result.width}" for result in results})
     run.write_about(about)
 
 
@@ -190,10 +196,11 @@ def _summary(run: Run) -> Iterator[str]:
     row = report.row_of(run)
     for column in statistics.columns():
         if (mean := row.means.get(column.name)) is not None:
-            interval = f"  ({mean.low:.4g} to {mean.high:.4g})" if mean.samples > 1 else ""
-            yield f"  {column.name:18}{mean.value:10.4g}{interval}"
-    for metric, reason in sorted(row.absent.items()):
-        yield f"  {metric}: absent, {reason}"
+            interval = f"  ({mean.low:.4g} to {mean.high:.4g})" if not math.isnan(mean.low) else ""
+            part = f"  {share}" if (share := row.share(column.name)) else ""
+            yield f"  {column.name:18}{mean.value:10.4g}{interval}{part}"
+    for name, reason in [*sorted(row.absent.items()), *sorted(row.partial.items())]:
+        yield f"  {name}: absent, {reason}"
 
 
 def main(argv: list[str]) -> None:

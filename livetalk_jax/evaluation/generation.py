@@ -1,9 +1,8 @@
 """Models under test: a configuration that generates a bench's videos, and the real videos themselves as the mark to reach."""
 
-import os
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ from livetalk_jax import checkpoint
 from livetalk_jax.config import RunConfig
 from livetalk_jax.evaluation.benches import Bench, Task
 from livetalk_jax.evaluation.metric import Clip
+from livetalk_jax.evaluation.provenance import identify
 from livetalk_jax.evaluation.scoring import Sample
 from livetalk_jax.generate import networks_for
 from livetalk_jax.stream.session import Pipeline, layout
@@ -22,20 +22,25 @@ SPEED_CHUNKS = 8  # timed before anything is scored
 
 
 class Work(Protocol):
-    """Samples by name; `VideoFolder` is one too."""
+    """Samples by name; `VideoFolder` is one too.
+
+    Attributes:
+        made_by: what is known of the maker of the videos, as JSON can hold it.
+    """
 
     names: Sequence[str]
+    made_by: dict[str, Any]
 
     def about(self, name: str) -> dict[str, Any]: ...
 
     def sample(self, name: str) -> Sample: ...
 
 
-def _sample(task: Task, frames, joins: int | None) -> Sample:
+def _sample(task: Task, frames, joins: int | None, codec: str | None) -> Sample:
     height, width = task.portrait.shape[:2]
     clip = Clip(
         name=task.name, height=height, width=width, fps=float(FPS), waveform=task.waveform, portrait=task.portrait, joins=joins,
-        truth=task.truth,
+        codec=codec, truth=task.truth,
     )  # fmt: skip
     return Sample(clip, frames, task.real)
 
@@ -45,21 +50,14 @@ class RealVideos:
 
     def __init__(self, bench: Bench):
         self.bench, self.names = bench, bench.names
+        self.made_by: dict[str, Any] = {"model": "real video"}
 
     def about(self, name: str) -> dict[str, Any]:
-        return {"model": "real video", **self.bench.about(name)}
+        return {"made_by": self.made_by, "task": self.bench.about(name)}
 
     def sample(self, name: str) -> Sample:
         task = self.bench.task(name)
-        return _sample(task, task.real, None)
-
-
-def _files(folder: str | None) -> list[list[Any]]:
-    """Names, sizes and times of a checkpoint's files."""
-    if folder is None:
-        return []
-    paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-    return [[os.path.relpath(path, folder), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        return _sample(task, task.real, None, task.codec)
 
 
 class Generated:
@@ -74,10 +72,15 @@ class Generated:
         self.config, self.folder, self.seed = config, folder, seed
         self.fps: float | None = None
         self._pipelines: dict[tuple[int, int], Pipeline] = {}
-        self._identity = {"model": repr(config), "checkpoint": _files(folder), "seed": seed}
+        # As `networks_for` chooses; None is of untrained networks.
+        read = folder or checkpoint.shipped({name: part for name, part in vars(config.model).items() if name != "tokenizer"})
+        identity = dataclasses.asdict(identify(read)) if read else None
+        self.made_by: dict[str, Any] = {"configuration": repr(config), "checkpoint": identity, "seed": seed}
 
     def about(self, name: str) -> dict[str, Any]:
-        return {**self._identity, **self.bench.about(name)}
+        held = self.made_by["checkpoint"]
+        # By its digest alone: a checkpoint may move.
+        return {"made_by": {**self.made_by, "checkpoint": held and held["digest"]}, "task": self.bench.about(name)}
 
     def _pipeline(self, size: tuple[int, int]) -> Pipeline:
         if size not in self._pipelines:
@@ -108,4 +111,4 @@ class Generated:
         def frames() -> Iterator[np.ndarray]:
             yield from pipeline.start(portrait, seed=self.seed).speak([task.waveform])
 
-        return _sample(task, frames, pipeline.geometry.new_frames)
+        return _sample(task, frames, pipeline.geometry.new_frames, None)

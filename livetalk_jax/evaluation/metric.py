@@ -110,11 +110,13 @@ class Column:
         name: in tables and files.
         better: what is good: "higher", "lower", near "zero", or "neither" (it describes, or is compared with the reference's).
         says: what it is, in half a sentence, with its unit.
+        needs: what a video must have for it; its metric leaves the number out where it does not.
     """
 
     name: str
     better: Better
     says: str
+    needs: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,10 @@ import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax.evaluation.arguments import parse_plain
+from livetalk_jax.evaluation.comparability import unlike
 from livetalk_jax.evaluation.drawing import COLORS, STYLE, plot
 from livetalk_jax.evaluation.metric import Column, Curve
+from livetalk_jax.evaluation.provenance import UNKNOWN
 from livetalk_jax.evaluation.registry import METRICS
 from livetalk_jax.evaluation.runs import Run, write_json
 from livetalk_jax.evaluation.scoring import Result
@@ -32,6 +34,9 @@ ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0", "neither": ""}
 WIDEST = 9  # columns of a table
 SHOWN = 8  # samples with players
 EMBEDDED = 8 * 2**20  # bytes of videos inside the page; what is more lies beside it
+AWAY = "its video is not here"
+# What lies beside the page may not have come with it.
+NOT_HERE = f"this.replaceWith('{AWAY}')"
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/mp4", ".m4v": "video/mp4"}
 
 
@@ -42,8 +47,9 @@ class Row:
     Attributes:
         means: by column; of sets a number without an interval.
         absent: metric → why, with how many samples lack it.
+        partial: column → why some samples lack it, or all, though they have its metric.
         cost: metric → seconds a minute of video.
-        codecs: of the videos; empty where frames were never compressed.
+        codecs: through which frames of samples came; empty where they were never compressed.
     """
 
     name: str
@@ -52,12 +58,41 @@ class Row:
     results: dict[str, Result]
     means: dict[str, Mean]
     absent: dict[str, str]
+    partial: dict[str, str]
     cost: dict[str, float]
     codecs: tuple[str, ...]
 
     @property
     def seconds(self) -> float:
         return sum(result.frames / result.fps for result in self.results.values())
+
+    def share(self, column: str) -> str:
+        """ "n of N", where a column's mean is of fewer samples than the run has; "" otherwise."""
+        samples = self.means[column].samples
+        return f"{samples} of {len(self.results)}" if samples < len(self.results) else ""
+
+
+def _set_means(sets: dict[str, float], results: dict[str, Result]) -> dict[str, Mean]:
+    """Numbers of sets by column, with how many samples had features for them."""
+    means: dict[str, Mean] = {}
+    for metric in METRICS:
+        count = sum(metric.name in result.features for result in results.values())
+        means |= {c.name: Mean(sets[c.name], math.nan, math.nan, count) for c in metric.columns if c.name in sets}
+    return means
+
+
+def _partial(metrics: Sequence[str], results: dict[str, Result]) -> dict[str, str]:
+    """Columns that samples lack though their metric was had, and why."""
+    partial = {}
+    for metric in METRICS:
+        if metric.name not in metrics or metric.sets:
+            continue
+        having = [result.numbers for result in results.values() if metric.name not in result.absent]
+        for column in metric.columns:
+            if lacking := sum(column.name not in numbers for numbers in having):
+                reason = f"needs {column.needs}" if column.needs else "left out by its metric"
+                partial[column.name] = f"{reason} ({lacking} of {len(results)})"
+    return partial
 
 
 def row_of(run: Run) -> Row:
@@ -70,7 +105,7 @@ def row_of(run: Run) -> Row:
         values = [result.numbers[column.name] for result in results.values() if column.name in result.numbers]
         if values:
             means[column.name] = bootstrap(np.array(values))
-    means |= {name: Mean(value, math.nan, math.nan, len(results)) for name, value in about["sets"].items()}
+    means |= _set_means(about["sets"], results)
     absent: dict[str, str] = dict(about["sets_absent"])
     reasons: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for result in results.values():
@@ -85,7 +120,7 @@ def row_of(run: Run) -> Row:
         for metric, seconds in result.seconds.items():
             cost[metric] += seconds / minutes
     codecs = tuple(sorted({result.codec for result in results.values() if result.codec}))
-    return Row(about["name"], run, about, results, means, absent, dict(cost), codecs)
+    return Row(about["name"], run, about, results, means, absent, _partial(about["metrics"], results), dict(cost), codecs)
 
 
 def _digits(value: float) -> str:
@@ -94,6 +129,10 @@ def _digits(value: float) -> str:
     if value == int(value) and size < 1000:
         return str(int(value))
     return f"{value:.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def _says(column: Column) -> str:
+    return f"{column.says}; needs {column.needs}" if column.needs else column.says
 
 
 def _shown_columns(rows: Sequence[Row]) -> list[tuple[str, list[Column]]]:
@@ -117,8 +156,9 @@ def _cell(row: Row, column: Column, best: float | None) -> str:
     if mean is None:
         return '<td class="none">absent</td>'
     spread = "" if math.isnan(mean.low) else f"<small>{_digits(mean.low)} – {_digits(mean.high)}</small>"
+    share = f"<small>{share}</small>" if (share := row.share(column.name)) else ""
     kind = ' class="best"' if mean.value == best else ""
-    return f"<td{kind}>{_digits(mean.value)}{spread}</td>"
+    return f"<td{kind}>{_digits(mean.value)}{spread}{share}</td>"
 
 
 def _tables(rows: Sequence[Row]) -> Iterator[str]:
@@ -130,7 +170,9 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
                 groups.append([])
             groups[-1] += [kept[k] for k in part]
     for number, group in enumerate(groups):
-        heads = "".join(f'<th title="{escape(column.says)}">{escape(column.name)} {ARROWS[column.better]}</th>' for column in group)
+        heads = "".join(
+            f'<th title="{escape(_says(column))}">{escape(column.name)} {ARROWS[column.better]}</th>' for column in group
+        )
         lines = []
         for row, color in zip(rows, COLORS * len(rows), strict=False):
             cells = "".join(_cell(row, column, _best(rows, column)) for column in group)
@@ -177,15 +219,19 @@ def _players(rows: Sequence[Row], folder: Path) -> Iterator[str]:
         for row, color in zip(rows, COLORS * len(rows), strict=False):
             if name not in row.results:
                 continue
-            video = next((p for p in (row.run.folder / "videos").glob(f"{name}.*") if p.suffix.lower() in TYPES), None)
+            video = next((row.run.folder / "videos").glob(f"{name}.*"), None)
             sheet = row.run.folder / "sheets" / f"{name}.jpg"
             parts = [f'<h4><i style="background:{color}"></i>{escape(row.name)}</h4>']
-            if video is not None:
+            if video is None:
+                parts.append(f"<p>{AWAY}</p>")
+            elif video.suffix.lower() not in TYPES:
+                parts.append(f"<p>browsers do not play {escape(video.name)}</p>")
+            else:
                 if (size := video.stat().st_size) <= left:
                     left, source = left - size, _embedded(TYPES[video.suffix.lower()], video)
                 else:
                     source = escape(os.path.relpath(video, folder))
-                parts.append(f'<video controls preload="metadata" src="{source}"></video>')
+                parts.append(f'<video controls preload="metadata" src="{source}" onerror="{NOT_HERE}"></video>')
             if sheet.is_file():
                 parts.append(f'<img alt="frames of {escape(name)}" src="{_embedded("image/jpeg", sheet)}">')
             numbers = row.results[name].numbers
@@ -199,12 +245,15 @@ def _players(rows: Sequence[Row], folder: Path) -> Iterator[str]:
 def _missing(rows: Sequence[Row]) -> str:
     lines = []
     for metric in METRICS:
-        runs: dict[str, list[str]] = collections.defaultdict(list)
+        runs: dict[tuple[str, str], list[str]] = collections.defaultdict(list)  # by columns and reason
         for row in rows:
             if metric.name in row.absent:
-                runs[row.absent[metric.name]].append(row.name)
-        for reason, names in runs.items():
-            cells = (", ".join(c.name for c in metric.columns), "all" if len(names) == len(rows) else ", ".join(names), reason)
+                runs[", ".join(column.name for column in metric.columns), row.absent[metric.name]].append(row.name)
+            for column in metric.columns:
+                if column.name in row.partial:
+                    runs[column.name, row.partial[column.name]].append(row.name)
+        for (columns_, reason), names in runs.items():
+            cells = (columns_, "all" if len(names) == len(rows) else ", ".join(names), reason)
             lines.append(f"<tr><th>{escape(metric.name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     if not lines:
         return "<p>Nothing is missing.</p>"
@@ -224,25 +273,46 @@ def _costs(rows: Sequence[Row]) -> str:
 
 def _legend() -> str:
     lines = [
-        f"<tr><th>{escape(column.name)} {ARROWS[column.better]}</th><td>{escape(column.says)}</td><td>{escape(metric.source)}</td></tr>"
+        f"<tr><th>{escape(column.name)} {ARROWS[column.better]}</th><td>{escape(_says(column))}</td>"
+        f"<td>{escape(metric.source)}</td></tr>"
         for metric in METRICS
         for column in metric.columns
     ]
     return f"<table class=text><tr><th>Column</th><th>What it is</th><th>Source</th></tr>{''.join(lines)}</table>"
 
 
+def _maker(about: dict[str, Any]) -> str:
+    """What is known of what made a run's videos."""
+    made_by = about.get("made_by")
+    if made_by is None:
+        return UNKNOWN
+    if "checkpoint" not in made_by:
+        return made_by.get("model") or f"not known: files of {made_by['videos']}"
+    if (held := made_by["checkpoint"]) is None:
+        return f"untrained networks, seed {made_by['seed']}"
+    return f"{held['folder']} ({held['origin']}), SHA-256 of {held['digest_of']} {held['digest']}, seed {made_by['seed']}"
+
+
+def _versions(versions: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def _runs(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         about = row.about
-        versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
         codec = f"frames decoded from {', '.join(row.codecs)}" if row.codecs else "uncompressed frames"
-        lines.append(
-            f"<tr><th>{escape(row.name)}</th><td>{escape(about['kind'])}, {len(row.results)} of {len(about['samples'])} samples, "
-            f"{row.seconds / 60:.1f} minutes</td><td>{escape(codec)}</td><td>{escape(about['device'])}; {escape(about['machine'])}</td>"
-            f"<td>{escape(versions)}; commit {escape(about['commit'] or 'unknown')}</td></tr>"
+        cells = (
+            f"{about['kind']}, {len(row.results)} of {len(about['samples'])} samples, {row.seconds / 60:.1f} minutes",
+            _maker(about),
+            f"{codec}, {', '.join(about.get('sizes', ())) or 'of unknown size'}",
+            f"{about['device']}; {about['machine']}",
+            f"{_versions(about['versions'])}; commit {about['commit'] or UNKNOWN}",
+            _versions(about.get("metric_versions", {})) or UNKNOWN,
         )
-    head = "<tr><th>Run</th><th>What</th><th>Scored on</th><th>Hardware</th><th>Versions</th></tr>"
+        lines.append(f"<tr><th>{escape(row.name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+    heads = ("Run", "What", "Made by", "Scored on", "Hardware", "Versions", "Versions of metrics")
+    head = f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>"
     return f"<div class=wide><table class=text>{head}{''.join(lines)}</table></div>"
 
 
@@ -254,6 +324,9 @@ def page(rows: Sequence[Row], folder: Path) -> str:
     if codecs:
         other = f" Those of {', '.join(plain)} never were: codecs alone move such scores." if plain else ""
         warning = f"<p class=warning>Frames of some videos went through {', '.join(codecs)}.{other}</p>"
+    for row in rows[1:]:
+        says = [escape(difference.says) for difference in unlike(rows[0].run, row.run) if difference.what != "codec"]
+        warning += "".join(f"<p class=warning>Beware: {line}.</p>" for line in says)
     plots = "".join(_plots(rows))
     parts = [
         f"<h1>{escape(' · '.join(row.name for row in rows))}</h1>",
@@ -289,6 +362,7 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
             "about": row.about,
             "means": {name: {k: _number(v) for k, v in mean._asdict().items()} for name, mean in row.means.items()},
             "absent": row.absent,
+            "partial": row.partial,
             "seconds_a_video_minute": row.cost,
             "codecs": row.codecs,
             "samples": {name: result.numbers for name, result in row.results.items()},

@@ -12,16 +12,11 @@ Files are written whole or not at all, so a run that was killed goes on where it
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from livetalk_jax.evaluation.metric import Absent, Curve, Metric
@@ -39,32 +34,13 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _commit() -> str | None:
-    """Of the checkout that this program runs from, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions and hardware."""
-    names = ("livetalk-jax", "jax", "flax", "numpy", "scipy", "av", "transformers")
-    devices = jax.devices()
-    return {
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
-        "commit": _commit(),
-        "device": f"{len(devices)} × {devices[0].device_kind}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
-    }
-
-
-def metrics_about(metrics: Sequence[Metric], weights: Path | None) -> list[Any]:
-    """What the metrics' numbers depend on: their versions, and which weights are there."""
+def metrics_about(metrics: Sequence[Metric], weights: Path | None) -> dict[str, dict[str, int]]:
+    """What the metrics' numbers depend on: their versions, and the sizes in bytes of the weights that are there."""
     files = [weights / name for metric in metrics for name in metric.weights] if weights else []
-    there = [[path.name, path.stat().st_size] for path in files if path.exists()]
-    return [[[metric.name, metric.version] for metric in metrics], sorted(there)]
+    return {
+        "metric_versions": {metric.name: metric.version for metric in metrics},
+        "weights": {path.name: path.stat().st_size for path in files if path.exists()},
+    }
 
 
 class Run:

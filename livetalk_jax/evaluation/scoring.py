@@ -39,7 +39,7 @@ class Result:
         curves: "metric: name" → the measure over time.
         features: metric → [N, D], of metrics that compare sets; `reference_features` those of the reference.
         seconds: metric → seconds that it took.
-        frames, fps, codec: of the video.
+        frames, fps, height, width, codec: of the video; sizes are 0 in runs of before they were kept.
     """
 
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -50,6 +50,8 @@ class Result:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     frames: int = 0
     fps: float = 0.0
+    height: int = 0
+    width: int = 0
     codec: str | None = None
 
 
@@ -137,7 +139,7 @@ def score(sample: Sample, metrics: Sequence[Metric], weights: Path | None, watch
         count += len(frames)
     if not count:
         raise ValueError(f"{clip.name} has no frames")
-    result = Result(frames=count, fps=clip.fps, codec=clip.codec)
+    result = Result(frames=count, fps=clip.fps, height=clip.height, width=clip.width, codec=clip.codec)
     for name, scores in panel.scores().items():
         result.numbers |= {column: float(value) for column, value in scores.numbers.items()}
         result.curves |= {f"{name}: {title}": line for title, line in scores.curves.items()}

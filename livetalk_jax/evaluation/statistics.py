@@ -1,6 +1,7 @@
 """Means over samples with bootstrap confidence intervals, and the comparison of two runs: `livetalk evaluate compare A B`."""
 
 import math
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from absl import flags as absl_flags
 
 from livetalk_jax.evaluation.arguments import parse_plain
+from livetalk_jax.evaluation.comparability import unlike
 from livetalk_jax.evaluation.metric import Column
 from livetalk_jax.evaluation.registry import METRICS
 from livetalk_jax.evaluation.runs import Run, write_json
@@ -15,7 +17,9 @@ from livetalk_jax.flags import UsageError
 
 USAGE = """usage: livetalk evaluate compare RUN_A RUN_B [--out comparison.json]
 
-Differences B − A over the samples that both runs have, with 95 % intervals of a paired bootstrap over samples.
+Differences B − A over the samples that both runs have, with 95 % intervals of a paired bootstrap over samples; n is how many
+samples have the column in both. Runs of different benches, lengths or versions of metrics are refused; other differences that matter
+are said.
 """
 
 RESAMPLES = 10_000
@@ -93,16 +97,23 @@ def main(argv: list[str]) -> None:
     if len(folders) != 2:
         raise UsageError(f"two folders of runs are needed, not {len(folders)}; see {argv[0]} --help")
     a, b = (Run(Path(folder)) for folder in folders)
+    apart = unlike(a, b)
+    if refusals := [difference.says for difference in apart if difference.refuses]:
+        raise ValueError(f"{a.folder} and {b.folder} cannot be compared: {'; '.join(refusals)}")
     found = differences(a, b)
-    print(f"A: {a.about['name']}   B: {b.about['name']}   {found[0].difference.samples if found else 0} samples\n")
-    print(f"{'':18}{'A':>10}{'B':>10}{'B − A':>10}   95 % interval")
+    for difference in apart:
+        print(f"beware: {difference.says}", file=sys.stderr)
+    shared = len(set(_numbers(a)) & set(_numbers(b)))
+    print(f"A: {a.about['name']}   B: {b.about['name']}   {shared} samples\n")
+    print(f"{'':18}{'A':>10}{'B':>10}{'B − A':>10}{'n':>6}   95 % interval")
     for row in found:
         value, low, high, samples = row.difference
         interval = f"{low:+.4g} to {high:+.4g}" if samples > 1 else "one sample"
-        print(f"{row.column.name:18}{row.a:>10.4g}{row.b:>10.4g}{value:>+10.3g}   {interval}   {row.verdict}")
+        print(f"{row.column.name:18}{row.a:>10.4g}{row.b:>10.4g}{value:>+10.3g}{samples:>6}   {interval}   {row.verdict}".rstrip())
     for name in sorted(set(a.about["sets"]) & set(b.about["sets"])):
         x, y = a.about["sets"][name], b.about["sets"][name]
-        print(f"{name:18}{x:>10.4g}{y:>10.4g}{y - x:>+10.3g}   of all samples: no interval")
+        print(f"{name:18}{x:>10.4g}{y:>10.4g}{y - x:>+10.3g}{'all':>6}   of all samples: no interval")
     if values.out:
         rows = {row.column.name: {"a": row.a, "b": row.b, **row.difference._asdict(), "verdict": row.verdict} for row in found}
-        write_json(Path(values.out), {"a": str(a.folder), "b": str(b.folder), "columns": rows})
+        said = [difference.says for difference in apart]
+        write_json(Path(values.out), {"a": str(a.folder), "b": str(b.folder), "unlike": said, "columns": rows})

@@ -12,7 +12,7 @@ Names are file names without their ending, wherever the files lie.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -39,8 +39,18 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
             raise ValueError(f"the pictures of {path} are damaged: {error.strerror}") from error
 
 
-def describe(path: Path) -> tuple[int, int, float, str, bool]:
-    """Height, width, frames a second, codec, and whether there is sound.
+class Header(NamedTuple):
+    """What a video says of itself: pixels, frames a second, FFmpeg's name of its codec, and whether there is sound."""
+
+    height: int
+    width: int
+    fps: float
+    codec: str
+    sounds: bool
+
+
+def describe(path: Path) -> Header:
+    """Read a video's header.
 
     Raises:
         ValueError: it is not a video.
@@ -52,7 +62,7 @@ def describe(path: Path) -> tuple[int, int, float, str, bool]:
         rate, context = stream.average_rate, stream.codec_context
         if not rate or not context.width:
             raise ValueError(f"{path} does not say its size or its frame rate")
-        return context.height, context.width, float(rate), context.name, bool(container.streams.audio)
+        return Header(context.height, context.width, float(rate), context.name, bool(container.streams.audio))
 
 
 def read_truth(path: Path) -> Truth:
@@ -83,6 +93,7 @@ class VideoFolder:
 
     def __init__(self, videos: Path, references: Path, joins: int | None = None):
         self.joins = joins
+        self.made_by: dict[str, Any] = {"videos": str(videos), "references": str(references)}
         self._files: dict[tuple[str, str], Path] = {}
         self._videos: dict[str, Path] = {}
         for folder in (videos, references):
@@ -119,7 +130,7 @@ class VideoFolder:
         real, picture, truth = self._find(name, VIDEOS), self._find(name, PICTURES), self._find(name, (".json",))
         portrait = media.load_image(picture) if picture else next(read_frames(real)) if real else None
         assert portrait is not None
-        sound = self._find(name, SOUNDS) or (real if real and describe(real)[4] else path if sounds else None)
+        sound = self._find(name, SOUNDS) or (real if real and describe(real).sounds else path if sounds else None)
         clip = Clip(
             name=name,
             height=height,

@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from livetalk_jax.evaluation import command, generation, report, runs, scoring, statistics
+from livetalk_jax import checkpoint
+from livetalk_jax.evaluation import command, generation, provenance, report, runs, scoring, statistics
 from livetalk_jax.evaluation.benches import Task
 from livetalk_jax.evaluation.metric import Absent, Clip, Column, Curve, Metric, Scores, curve, ends, weight_file
 from livetalk_jax.evaluation.registry import METRICS
@@ -226,11 +228,172 @@ def test_two_runs_are_compared(pair, capsys, tmp_path):
     statistics.main(["livetalk evaluate compare", a, b, "--out", str(tmp_path / "c.json")])
     printed = capsys.readouterr().out
     assert "3 samples" in printed and "worse" in printed
-    stored = json.loads((tmp_path / "c.json").read_text())["columns"]
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["unlike"] == []
+    stored = written["columns"]
     assert stored["Colour"]["verdict"] == "worse" and stored["Colour"]["low"] > 0
     assert "Join jump" not in stored  # only one of the two has it
     statistics.main(["livetalk evaluate compare", b, a])
     assert "better" in capsys.readouterr().out
+
+
+def test_a_page_without_its_videos(pair, tmp_path, monkeypatch):
+    """No player where there is no video, and none that stays broken where the page came without the videos beside it."""
+
+    def page(folder) -> str:
+        report.write([runs.Run(folder)], tmp_path)
+        return (tmp_path / "report.html").read_text()
+
+    run = tmp_path / "run"
+    shutil.copytree(pair[0].folder, run)
+    monkeypatch.setattr(report, "EMBEDDED", 0)
+    linked = page(run)
+    assert linked.count('src="run/videos/') == linked.count("onerror=\"this.replaceWith('its video is not here')\"") == 3
+    (run / "videos" / "clip0.mp4").unlink()
+    (run / "videos" / "clip1.mp4").rename(run / "videos" / "clip1.mkv")
+    some = page(run)
+    assert some.count("<video ") == 1 and "<p>its video is not here</p>" in some and "browsers do not play clip1.mkv" in some
+    shutil.rmtree(run / "videos")
+    none = page(run)
+    assert "<video " not in none and none.count("<p>its video is not here</p>") == 3
+
+
+# Runs that differ, and samples that lack a column
+
+
+def kept(folder, numbers: list[dict[str, float]], absent: dict[str, str] | None = None, result=None, **about) -> runs.Run:
+    """A run of samples s0, s1, … as `evaluate` leaves it; the last sample has `absent`."""
+    run = runs.Run(folder)
+    known = {
+        "name": folder.name, "kind": "procedural bench", "metrics": ["appearance", "mouth"], "sets": {}, "sets_absent": {},
+        "samples": [f"s{k}" for k in range(len(numbers))], "metric_versions": {"appearance": 1, "mouth": 1}, "weights": {},
+        "versions": {}, "commit": "unknown", "device": "", "machine": "",
+    }  # fmt: skip
+    run.write_about(known | about)
+    for k, found in enumerate(numbers):
+        last = absent if absent and k == len(numbers) - 1 else {}
+        fields = {"frames": 250, "fps": 25.0, "height": 64, "width": 64} | (result or {})
+        run.save(f"s{k}", "", scoring.Result(found, last, **fields))
+    return run
+
+
+COLUMNS = ("Colour", "Colour drift", "Sharpness", "Sharpness drift", "A/V match", "A/V offset", "Silent mouth")
+ALL = dict.fromkeys(COLUMNS, 1.0)
+
+
+def without(*names: str) -> dict[str, float]:
+    return {name: value for name, value in ALL.items() if name not in names}
+
+
+def test_a_column_that_some_samples_lack(tmp_path, capsys):
+    """Its number says of how many samples it is, and why the others have none."""
+    numbers = [ALL, without("A/V offset"), ALL, without("Silent mouth", "A/V match", "A/V offset")]
+    run = kept(tmp_path / "some", numbers, {"mouth": "there is no sound"})
+    row = report.row_of(run)
+    assert [row.share(name) for name in ("Colour", "A/V match", "A/V offset")] == ["", "3 of 4", "2 of 4"]
+    assert row.absent == {"mouth": "there is no sound (1 of 4)"}
+    assert row.partial == {"A/V offset": "needs an A/V match of 2, its peak inside half a second (1 of 4)"}
+    report.write([run], tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<small>3 of 4</small>") == 2 and page.count("<small>2 of 4</small>") == 1
+    missing = page[page.index("<h2>Missing") : page.index("<h2>Videos")]
+    assert "<td>A/V offset</td><td>all</td><td>needs an A/V match of 2, its peak inside half a second (1 of 4)</td>" in missing
+    assert json.loads((tmp_path / "report.json").read_text())["runs"]["some"]["partial"] == row.partial
+    printed = {line.split("  ")[1]: line for line in command._summary(run)}
+    assert printed["A/V offset"].endswith("  2 of 4") and not printed["Colour"].endswith("4")
+    assert printed["A/V offset: absent, needs an A/V match of 2, its peak inside half a second (1 of 4)"]
+
+    statistics.main(["livetalk evaluate compare", str(run.folder), str(kept(tmp_path / "whole", [ALL] * 4).folder)])
+    counts = {line[:18].strip(): line[48:54].strip() for line in capsys.readouterr().out.splitlines()[2:]}
+    assert [counts[name] for name in ("", "Colour", "A/V match", "A/V offset")] == ["n", "4", "3", "2"]
+
+
+def test_a_column_that_all_samples_lack(tmp_path):
+    row = report.row_of(kept(tmp_path / "none", [without("A/V offset")] * 2))
+    assert "A/V offset" not in row.means and row.partial["A/V offset"].endswith("(2 of 2)")
+
+
+def test_sets_say_how_many_samples_they_are_of(tmp_path):
+    run = kept(tmp_path / "sets", [ALL, ALL], metrics=["fid"], sets={"FID": 3.0})
+    run.save("s0", "", dataclasses.replace(run.load("s0"), features={"fid": np.zeros((4, 2), np.float32)}))
+    assert report.row_of(run).share("FID") == "1 of 2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"kind": "short bench"}, "bench differs: a has procedural, b has short"),
+        ({"metric_versions": {"appearance": 2, "mouth": 1}}, "version of appearance differs: a has 1, b has 2"),
+        ({"weights": {"amt-s.pth": 6}}, "size of amt-s.pth, in bytes differs: a has 5, b has 6"),
+        ({"result": {"frames": 500}}, "length differs: a has 10.00 s, b has 20.00 s (s0; 2 of 2 samples)"),
+    ],
+)
+def test_runs_that_cannot_be_compared(changes, line, tmp_path):
+    a, b = kept(tmp_path / "a", [ALL] * 2, weights={"amt-s.pth": 5}), kept(tmp_path / "b", [ALL] * 2, **changes)
+    with pytest.raises(ValueError, match="cannot be compared") as error:
+        statistics.main(["livetalk evaluate compare", str(a.folder), str(b.folder)])
+    assert str(error.value).endswith(f"cannot be compared: {line}")
+    report.write([a, b], tmp_path)
+    assert f"<p class=warning>Beware: {line}.</p>" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"kind": "finished videos"}, "bench differs: a has procedural, b has finished videos"),
+        ({"result": {"frames": 249}}, "length differs: a has 10.00 s, b has 9.96 s (s0; 2 of 2 samples)"),
+        ({"result": {"frames": 300, "fps": 30.0}}, "frame rate differs: a has 25 a second, b has 30 a second (s0; 2 of 2 samples)"),
+        ({"result": {"width": 96}}, "size differs: a has 64×64, b has 64×96 (s0; 2 of 2 samples)"),
+        ({"result": {"codec": "h264"}}, "codec differs: a has none, b has h264 (s0; 2 of 2 samples)"),
+        ({"numbers": [ALL] * 3}, "number of samples differs: a has 2, b has 3, 2 in common"),
+        ({}, ""),
+    ],
+)
+def test_runs_that_differ_a_little(changes, line, tmp_path, capsys):
+    a, b = kept(tmp_path / "a", [ALL] * 2), kept(tmp_path / "b", **({"numbers": [ALL] * 2} | changes))
+    statistics.main(["livetalk evaluate compare", str(a.folder), str(b.folder), "--out", str(tmp_path / "c.json")])
+    assert capsys.readouterr().err == (f"beware: {line}\n" if line else "")
+    assert json.loads((tmp_path / "c.json").read_text())["unlike"] == ([line] if line else [])
+
+
+def test_a_run_from_before_versions_were_kept(tmp_path, capsys):
+    a, b = kept(tmp_path / "a", [ALL]), kept(tmp_path / "b", [ALL], result={"height": 0, "width": 0})
+    about = b.about
+    del about["metric_versions"], about["weights"]
+    b.write_about(about)
+    statistics.main(["livetalk evaluate compare", str(a.folder), str(b.folder)])
+    assert capsys.readouterr().err == "beware: b does not tell the versions of its metrics: score it again to be sure\n"
+
+
+# Where numbers come from
+
+
+def test_which_checkpoint_it_was(tmp_path, monkeypatch):
+    folder = tmp_path / "moved"
+    shutil.copytree(checkpoint.SHIPPED / "tiny", folder)
+    known = provenance.identify(folder)
+    manifest = checkpoint.read_manifest(folder)
+    assert known == dataclasses.replace(provenance.identify(checkpoint.SHIPPED / "tiny"), folder=str(folder))
+    assert known.origin == manifest.origin and known.digest_of == "all bytes" and len(known.digest) == 16
+    largest = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    changed = largest.read_bytes()
+    largest.write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
+    assert provenance.identify(folder).digest != known.digest
+    # Of a large one the tensors are not read: their sizes tell, and the manifest.
+    monkeypatch.setattr(provenance, "WHOLE", 0)
+    large = provenance.identify(folder)
+    assert large.digest_of == "the manifest, names and sizes" and large.digest != known.digest
+    largest.write_bytes(changed + b"0")
+    assert provenance.identify(folder).digest != large.digest
+    with pytest.raises(checkpoint.CheckpointError, match="is not a checkpoint"):
+        provenance.identify(tmp_path)
+
+
+def test_which_code_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.surroundings()["commit"] == "unknown"
+    (tmp_path / ".git").write_text("gitdir: /nowhere")  # a checkout that git cannot read
+    assert provenance.surroundings()["commit"] == "unknown"
 
 
 class FakePipeline:
@@ -256,12 +419,12 @@ class FakeBench:
     names = ("one", "two")
 
     def about(self, name):
-        return {"bench": "fake"}
+        return {"bench": "fake", "seed": 7}
 
     def task(self, name):
         portrait = np.random.default_rng(len(name)).integers(0, 200, (SIZE, SIZE, 3), dtype=np.uint8)
         real = np.broadcast_to(portrait, (45, SIZE, SIZE, 3))
-        return Task(name, portrait, np.full(45 * 640, 0.1, np.float32), lambda: iter([real]), None)
+        return Task(name, portrait, np.full(45 * 640, 0.1, np.float32), lambda: iter([real]), None, "vp9")
 
 
 def test_generated_videos_are_scored_as_they_come(tmp_path, monkeypatch, capsys):
@@ -284,8 +447,30 @@ def test_generated_videos_are_scored_as_they_come(tmp_path, monkeypatch, capsys)
     assert found.frames == 45 and found.codec is None and found.numbers["Join jump"] > 1
     assert run.about["fps"] > 0 and (tmp_path / "videos" / "two.mp4").stat().st_size
     assert "fake: 2 samples" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    made_by = run.about["made_by"]
+    assert made_by["checkpoint"]["digest"] == provenance.identify(checkpoint.SHIPPED / "tiny").digest
+    assert made_by["checkpoint"]["digest"] in page and f"uncompressed frames, {SIZE}×{SIZE}" in page
+    assert "flicker 1, joins 1" in page and f"commit {run.about['commit']}" in page
     command.main([*arguments, "--real", "--out", str(tmp_path / "real"), "--name", "real"])
-    assert runs.Run(tmp_path / "real").results()["one"].numbers["Frozen"] == 100
+    real = runs.Run(tmp_path / "real")
+    assert real.results()["one"].numbers["Frozen"] == 100 and real.results()["one"].codec == "vp9"
+    page = (tmp_path / "real" / "report.html").read_text()
+    assert "frames decoded from vp9" in page and "uncompressed" not in page and "<td>real video</td>" in page
+
+
+def test_another_maker_is_scored_again(tmp_path):
+    """A checkpoint by its content, wherever it lies; the seed of the noise beside the bench's own."""
+    for name in ("a", "b", "c"):
+        shutil.copytree(checkpoint.SHIPPED / "tiny", tmp_path / name)
+    (tmp_path / "c" / "README.md").write_text("another")
+    config = command.flags.parse(command.define, ["livetalk evaluate"], "")[1]
+
+    def made(name: str, seed: int):
+        return generation.Generated(FakeBench(), config, str(tmp_path / name), seed).about("one")
+
+    assert made("a", 0) == made("b", 0)
+    assert made("c", 0) != made("a", 0) != made("a", 1)
 
 
 @pytest.mark.parametrize(

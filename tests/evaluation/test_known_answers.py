@@ -1,4 +1,4 @@
-"""Videos whose faults are known: each moves the metric that should see it, and not the others."""
+"""Videos whose faults are known: each moves the columns that should see it, and all others stand still, or the table says why not."""
 
 import functools
 
@@ -41,26 +41,67 @@ def perfect() -> dict[str, float]:
     return numbers()
 
 
-# How far a fault may move what it is not a fault of.
-QUIET = {
-    "Frozen": 0.1,
-    "Colour": 2.0,
-    "Sharpness": 0.1,
-    "Join jump": 0.15,
-    "A/V offset": 0.5,
-    "Lip r": 0.02,
-    "Lip lag": 0,
-    "Identity": 6,
-    "Identity drift": 6,
-    "Background drift": 1,
-}
+# How far a column that stands still may go: a little more than was measured, so far below what models differ by.
+STILL = {
+    "Temporal-F": 2e-5, "Frozen": 0, "Longest freeze": 0, "Colour": 0.02, "Colour drift": 0.05, "Sharpness": 0.025,
+    "Sharpness drift": 0.025, "Join jump": 0.05, "A/V offset": 0.1, "A/V match": 0.1, "Silent mouth": 0.01, "Lip r": 0.002,
+    "Lip r best": 0.002, "Lip lag": 0, "Lip error": 0.002, "Width r": 0.002, "Width error": 0.0005, "m b p closed": 0,
+    "Rest in silence": 0, "Identity": 0.1, "Identity drift": 0.2, "Background drift": 0.05,
+}  # fmt: skip
+
+# What each fault does to each column: "=" nothing, "+" and "-" move it by more than three times what is allowed above, "gone" takes the
+# number away; a word in brackets is why it may move: a share of sharpness, and joins of still pictures, which count as 1. "!" marks
+# moves for what the column is not meant to see: docs/evaluation.md tells them.
+FAULTS = """
+                  freezing  blurring     recolouring  fading  cut    joins  shifting
+Temporal-F        +!        +!           +            -       -      -      =
+Frozen            +         =            =            =       =      =      =
+Longest_freeze    +         =            =            =       =      =      =
+Colour            =         +!           +            +       +      +      =
+Colour_drift      =         =            =            +       +      =      =
+Sharpness         =         -            =            =       +      =      =
+Sharpness_drift   =         (sharpness)  =            =       +      =      =
+Join_jump         (stills)  =            =            =       -!     +      =
+A/V_offset        gone      =            =            =       gone   -!     +
+A/V_match         -         =            =            =       +!     +!     =
+Silent_mouth      =         =            =            +!      +!     +!     =
+Lip_r             -         =            =            =       -      =      =
+Lip_r_best        -         =            =            =       -      =      =
+Lip_lag           =         =            =            =       =      =      =
+Lip_error         +         =            =            =       +      =      =
+Width_r           -         -!           =            =       -      =      =
+Width_error       +         +!           =            =       +      =      =
+m_b_p_closed      -         =            =            =       -      =      =
+Rest_in_silence   -         =            =            =       -      =      =
+Identity          =         =            =            =       +      =      =
+Identity_drift    =         =            =            =       +      =      =
+Background_drift  =         =            =            +       =      +      =
+"""
 
 
-def moved(found: dict[str, float], *expected: str) -> None:
-    """What was expected has moved by more than is allowed to the others, or cannot be told any more; the others have not."""
-    for name, allowed in QUIET.items():
-        change = abs(found.get(name, np.inf) - perfect()[name])
-        assert change > 2 * allowed if name in expected else change <= allowed, f"{name}: {perfect()[name]} became {found[name]}"
+def expected(fault: str) -> dict[str, str]:
+    heads, *rows = (line.split() for line in FAULTS.strip().splitlines())
+    return {row[0].replace("_", " "): row[1 + heads.index(fault)] for row in rows}
+
+
+def check(fault: str, found: dict[str, float]) -> None:
+    """Every column has done what the table says."""
+    assert set(expected(fault)) == set(STILL) == set(perfect()) == {column.name for metric in PLAIN for column in metric.columns}
+    wrong = []
+    for name, move in expected(fault).items():
+        before, allowed = perfect()[name], STILL[name]
+        change = found.get(name, np.nan) - before
+        fine = {"=": abs(change) <= allowed, "+": change > 3 * allowed, "-": -change > 3 * allowed, "gone": name not in found}
+        if not (move.startswith("(") or fine[move.rstrip("!")]):
+            wrong.append(f"{name}: {before:.4g} became {found.get(name, np.nan):.4g}, not {move}")
+    assert not wrong, "; ".join(wrong)
+
+
+def with_jumps(begin: int) -> np.ndarray:
+    """The real video, three levels brighter in every second stretch of a chunk's length, the first of which is `begin` frames late."""
+    frames, *_ = real()
+    odd = ((np.arange(len(frames)) - begin) // JOINS % 2)[:, None, None, None]
+    return np.clip(frames + 3.0 * odd, 0, 255).astype(np.uint8)
 
 
 def test_the_real_video_is_perfect():
@@ -69,15 +110,34 @@ def test_the_real_video_is_perfect():
     assert found["Width r"] > 0.95 and found["m b p closed"] > 95 and found["Rest in silence"] > 95
     assert found["Identity"] < 6 and found["Background drift"] < 0.1
     assert found["Frozen"] == 0 and abs(found["A/V offset"]) < 1
-    assert abs(found["Join jump"] - 1) < 0.5 and abs(found["Sharpness"] - 1) < 0.3
+    assert abs(found["Join jump"] - 1) < 0.5 and abs(found["Sharpness"] - 1) < 0.3 and abs(found["Sharpness drift"]) < 0.06
+    assert found["Colour"] < 0.6 and found["Colour drift"] < 0.7 and found["Identity drift"] < 2
+    assert found["Longest freeze"] == 0 and found["A/V match"] > 2 and found["Silent mouth"] < 0.1
+    assert found["Lip r best"] == found["Lip r"] and found["Width error"] < 0.02
+
+
+def test_flicker_is_measured_exactly():
+    """Greys of 100 and 104 in turn differ by 4 of 255; the last ten frames stand still."""
+    frames, *_ = real()
+    greys = np.where(np.arange(150) % 2, 104, 100)
+    greys[140:] = greys[139]
+    found = numbers(np.broadcast_to(greys[:, None, None, None], frames.shape).astype(np.uint8), only="flicker")
+    assert found["Temporal-F"] == pytest.approx(1 - 4 * 139 / 149 / 255)
+    assert found["Frozen"] == pytest.approx(100 * 10 / 149) and found["Longest freeze"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("late", [-4, 3, 7])
 def test_the_offset_follows_the_sound(late):
-    """Sound `late` frames early makes pictures `late` frames late; no other metric listens."""
+    """Sound `late` frames early makes pictures `late` frames late."""
     _, sound, _, _ = real()
     found = numbers(waveform=np.roll(sound, -late * 640), only="mouth")
-    assert found["A/V offset"] - perfect()["A/V offset"] == pytest.approx(late, abs=0.3)
+    assert found["A/V offset"] - perfect()["A/V offset"] == pytest.approx(late, abs=0.1)
+
+
+def test_shifting_the_sound():
+    """Only the offset moves: no other metric listens, and the match does not mind."""
+    _, sound, _, _ = real()
+    check("shifting", numbers(waveform=np.roll(sound, -3 * 640)))
 
 
 def test_late_pictures_are_late_against_the_truth():
@@ -92,28 +152,28 @@ def test_freezing():
     frozen[100:] = frozen[100]
     found = numbers(frozen)
     assert found["Frozen"] == pytest.approx(100 * 49 / 149, abs=0.1) and found["Longest freeze"] == pytest.approx(49 / 25)
-    assert found["Lip r"] < 0.95 and "A/V offset" not in found, "a mouth that stands still goes with nothing"
-    moved(found, "Frozen", "Lip r", "A/V offset")
+    check("freezing", found)  # a mouth that stands still goes with nothing
 
 
 def test_blurring():
     frames, *_ = real()
-    found = numbers(gaussian_filter(frames, (0, 1.0, 1.0, 0)))
+    found = numbers(gaussian_filter(frames.astype(np.float32), (0, 1.0, 1.0, 0)).round().astype(np.uint8))
     assert found["Sharpness"] < 0.4
-    moved(found, "Sharpness")
+    check("blurring", found)
 
 
 def test_recolouring():
     frames, *_ = real()
     found = numbers(np.clip(frames * [0.85, 1.0, 0.9] + [0, 0, 12], 0, 255).astype(np.uint8))
-    moved(found, "Colour")
+    check("recolouring", found)
 
 
 def test_slow_recolouring_is_drift():
     frames, *_ = real()
     fading = 1 - 0.15 * np.linspace(0, 1, len(frames))[:, None, None, None]
     found = numbers((frames * fading).astype(np.uint8))
-    assert found["Colour drift"] > perfect()["Colour drift"] + 5 and abs(found["Identity drift"] - perfect()["Identity drift"]) < 6
+    assert found["Colour drift"] > perfect()["Colour drift"] + 5
+    check("fading", found)
 
 
 def test_cutting_to_another_person():
@@ -121,17 +181,18 @@ def test_cutting_to_another_person():
     other = recording(OTHER, seed=3).frames(75)
     found = numbers(np.concatenate([frames[:75], other]))
     assert found["Identity drift"] > 30 and found["Identity"] > 15
-    assert "A/V offset" not in found
-    # Another skin, another mouth and a jump, before the same wall.
-    moved(found, "Identity", "Identity drift", "Colour", "Sharpness", "Join jump", "Lip r", "A/V offset")
+    check("cut", found)
 
 
 def test_chunks_that_do_not_join():
-    frames, *_ = real()
-    odd = (np.arange(len(frames)) // JOINS % 2)[:, None, None, None]
-    found = numbers(np.clip(frames + 3.0 * odd, 0, 255).astype(np.uint8))
+    found = numbers(with_jumps(0))
     assert found["Join jump"] > 1.5
-    moved(found, "Join jump", "Background drift", "A/V offset")  # all of the picture gets brighter, the wall and the mouth
+    check("joins", found)
+
+
+def test_jumps_inside_of_chunks_flatter_the_joins():
+    """What "Join jump" cannot see: it is a ratio to what happens inside of chunks."""
+    assert numbers(with_jumps(14), only="joins")["Join jump"] < perfect()["Join jump"] - 3 * STILL["Join jump"]
 
 
 def test_a_mouth_that_moves_in_silence():

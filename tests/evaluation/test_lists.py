@@ -5,6 +5,7 @@ import pytest
 from livetalk_jax.data.clips import order
 from livetalk_jax.evaluation import command, lists
 from livetalk_jax.evaluation.benches import Listed
+from livetalk_jax.evaluation.generation import RealVideos
 from livetalk_jax.evaluation.lists import make_lists, read_list
 from tests.data import sets
 
@@ -78,5 +79,6 @@ def test_a_list_is_a_bench(roots, made):
         assert task.portrait.shape[:2] in SIZES and blocks[0].shape[1:] == task.portrait.shape
         assert count == int(entry.seconds * 25 + 1e-6) and len(task.waveform) == 640 * count
         assert abs(task.portrait.astype(int) - blocks[0][0]).max() == 0
+        assert task.codec == RealVideos(bench).sample(name).clip.codec == "h264", "decoded frames are not called uncompressed"
     with pytest.raises(ValueError, match="--speakervid"):
         Listed(made[0]["short"], {"talkvid": roots["talkvid"]}, SIZES)
