@@ -324,9 +324,9 @@ def page(rows: Sequence[Row], folder: Path) -> str:
     if codecs:
         other = f" Those of {', '.join(plain)} never were: codecs alone move such scores." if plain else ""
         warning = f"<p class=warning>Frames of some videos went through {', '.join(codecs)}.{other}</p>"
-    for row in rows[1:]:
-        says = [escape(difference.says) for difference in unlike(rows[0].run, row.run) if difference.what != "codec"]
-        warning += "".join(f"<p class=warning>Beware: {line}.</p>" for line in says)
+    apart = (difference for row in rows[1:] for difference in unlike(rows[0].run, row.run))
+    says = dict.fromkeys(escape(difference.says) for difference in apart if difference.what != "codec")  # each once
+    warning += "".join(f"<p class=warning>Beware: {line}.</p>" for line in says)
     plots = "".join(_plots(rows))
     parts = [
         f"<h1>{escape(' · '.join(row.name for row in rows))}</h1>",
