@@ -6,20 +6,20 @@
 # The first folder is that of tools/train_small.sh, with its features and stage 1. By environment: STEPS of each run, SEEDS, LONG
 # seconds of the long videos, FLAGS for training. A run that is done is passed over. times.txt has seconds of training, NAME-SEED.json
 # what was measured. Table 2: k1, k3, k5, random. Table 3, all with random k: the real score sees the clip's own motion latents
-# (ground_truth), or the student's with noise as the rest has (noised: the paper's choice), or they are compared too (motion_loss).
+# (ground_truth, as stage2_tiny has it), or the student's with noise as the rest has (noised: the paper's choice), or they are compared too (motion_loss).
 set -eu
 W=${1:?give the folder of tools/train_small.sh}; OUT=${2:?give a folder for the results}; shift 2
 : "${STEPS:=1000}" "${SEEDS:=0 1 2}" "${LONG:=300}" "${PYTHON:=python3}" "${FLAGS:=}"
 mkdir -p "$OUT"
 features=$(echo "$W"/features/* | tr ' ' ,)
 for name in ${*:-k1 k3 k5 random ground_truth noised motion_loss}; do
-    matching=--config.distribution_matching
+    matching=--config.distribution_matching predicted=--config.distribution_matching.motion_latents=predicted
     case $name in
-        k?) given="--config.data.chunks=${name#k} $matching.rollout=fixed" ;;
-        random) given= ;;
-        ground_truth) given="$matching.motion_latents=ground_truth" ;;
-        noised) given="$matching.motion_noise=same_t" ;;
-        motion_loss) given="$matching.motion_in_loss=True" ;;
+        k?) given="$predicted --config.data.chunks=${name#k} $matching.rollout=fixed" ;;
+        random) given=$predicted ;;
+        ground_truth) given= ;;
+        noised) given="$predicted $matching.motion_noise=same_t" ;;
+        motion_loss) given="$predicted $matching.motion_in_loss=True" ;;
         *) echo "there is no ablation $name" >&2; exit 2 ;;
     esac
     for seed in $SEEDS; do
