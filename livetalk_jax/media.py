@@ -23,6 +23,10 @@ SAMPLES = Path(str(importlib.resources.files("livetalk_jax") / "samples"))
 
 MAX_PIXELS = 100_000_000
 
+# A resampler's filters grow with the rate: a file of 16 KB that claims 1.3 GHz would cost gigabytes and a quarter of a minute.
+SOUND_RATES = (4_000, 384_000)  # samples a second, lowest and highest
+MAX_CHANNELS = 8
+
 # Rates that AAC has.
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
@@ -43,6 +47,10 @@ class Video(NamedTuple):
     frames: np.ndarray
     fps: Fraction
     sound: Sound | None
+
+
+class UnusualSound(ValueError):
+    """A rate or a number of channels that no recording of speech has."""
 
 
 def _existing_file(path: str | os.PathLike) -> Path:
@@ -83,7 +91,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} is not a picture; PNG, JPEG, WebP and all else that Pillow reads will do") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path} has more than {MAX_PIXELS:,} pixels; scale it down, 2,000 pixels a side are plenty") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever a decoder makes of what is in the file
         raise ValueError(f"{path} is a damaged picture: {reason(error)}") from error
     with image:
         if image.width * image.height > MAX_PIXELS:
@@ -91,7 +99,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
             raise ValueError(f"{path} is {size}, more than {MAX_PIXELS:,} pixels; scale it down, 2,000 pixels a side are plenty")
         try:
             return to_rgb_array(ImageOps.exif_transpose(image))
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # of broken EXIF also struct.error, TypeError, KeyError and others
             raise ValueError(f"{path} is a damaged picture, or of a kind that cannot be shown: {reason(error)}") from error
 
 
@@ -198,6 +206,19 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     )
 
 
+def check_sound(frame: av.AudioFrame) -> None:
+    """Look at decoded sound before a resampler is set up for it.
+
+    Raises:
+        UnusualSound: its rate is outside `SOUND_RATES`, or it has more than `MAX_CHANNELS` channels.
+    """
+    lowest, highest = SOUND_RATES
+    if not lowest <= frame.sample_rate <= highest:
+        raise UnusualSound(f"has {frame.sample_rate:,} samples a second; {lowest:,} to {highest:,} are read")
+    if len(frame.layout.channels) > MAX_CHANNELS:
+        raise UnusualSound(f"has {len(frame.layout.channels)} channels; up to {MAX_CHANNELS} are read")
+
+
 def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
     """The first sound stream of any file that FFmpeg's libraries decode, as mono float32 [samples] at `sample_rate`.
 
@@ -205,23 +226,31 @@ def load_audio(path: str | os.PathLike, sample_rate: int) -> np.ndarray:
 
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: it is not media, has no sound, is damaged or empty.
+        ValueError: it is not media, has no sound, is damaged or empty, or its sound is none that `check_sound` lets pass.
     """
     path = _existing_file(path)
     with open_media(path) as container:
         return _decode_sound(path, container, sample_rate)
 
 
+def _mono(frame: av.AudioFrame) -> np.ndarray:
+    """float32 [samples] of packed floating-point sound."""
+    return frame.to_ndarray().reshape(-1, len(frame.layout.channels)).mean(1)
+
+
 def _decode_sound(path: Path, container, sample_rate: int) -> np.ndarray:
     if not container.streams.audio:
         raise ValueError(f"{path} has no sound stream")
-    resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+    resampler = av.AudioResampler(format="flt", rate=sample_rate)  # packed: PyAV 18 crashes on eight planes
     pieces = []
     try:
         for frame in container.decode(audio=0):
-            pieces += [out.to_ndarray().mean(0) for out in resampler.resample(frame)]
+            check_sound(frame)
+            pieces += [_mono(out) for out in resampler.resample(frame)]
         if pieces:
-            pieces += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
+            pieces += [_mono(out) for out in resampler.resample(None)]
+    except UnusualSound as error:
+        raise ValueError(f"the sound of {path} {error}") from None
     except (av.error.FFmpegError, ValueError) as error:
         seconds = sum(map(len, pieces)) / sample_rate
         raise ValueError(f"the sound of {path} is damaged after {seconds:.1f} s: {reason(error)}") from error

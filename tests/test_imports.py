@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +150,12 @@ def test_every_file_is_read():
     names = {module for module, _ in files()}
     assert {PACKAGE, f"{PACKAGE}.models.dit", f"{PACKAGE}.kernels.attention.reference", f"{PACKAGE}.configs.tiny"} <= names
     assert len(names) > 40
+
+
+def test_a_wheel_has_every_folder_of_code():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    data = {f"{PACKAGE}.samples"}
+    assert sorted(listed) == sorted({module for module, path in files() if path.name == "__init__.py"} | data)
 
 
 @pytest.mark.parametrize(("module", "path"), files(), ids=[module for module, _ in files()])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from livetalk_jax.media import SAMPLES, VideoWriter, contact_sheet, load_audio, load_image, read_video
 from livetalk_jax.stream.audio import chunk_slices, video_frames
+from tests.pictures import BROKEN_EXIF, with_broken_exif
 
 # Images
 
@@ -146,6 +147,16 @@ def test_image_errors(tmp_path, picture):
         load_image(tmp_path / "wide.tiff")
 
 
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("changes", BROKEN_EXIF)
+def test_broken_exif(tmp_path, kind, changes):
+    (tmp_path / "a").write_bytes(with_broken_exif(kind, changes))
+    with pytest.raises(ValueError, match="is a damaged picture") as error:
+        load_image(tmp_path / "a")
+    one_line(error)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [(10_001, 10_000), (20_000, 20_000)])
 def test_absurdly_large_image(tmp_path, size):
@@ -255,6 +266,31 @@ def test_sound_errors(tmp_path):
     write_sound(tmp_path / "nan.wav", np.full((1, 9), np.nan, np.float32), 16_000, "pcm_f32le", "mono", "flt")
     with pytest.raises(ValueError, match="not numbers"):
         load_audio(tmp_path / "nan.wav", 16_000)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "fault"),
+    [(200_000_007, 1, "200,000,007 samples a second"), (384_001, 1, "384,001"), (3_999, 1, "3,999"), (16_000, 9, "9 channels")],
+)
+def test_sound_that_no_recording_has(tmp_path, rate, channels, fault):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * channels * 1000))
+    with pytest.raises(ValueError, match=f"a.wav has {fault}") as error:
+        load_audio(tmp_path / "a.wav", 16_000)
+    one_line(error)
+
+
+@pytest.mark.parametrize("rate", [4_000, 384_000])
+def test_sound_of_the_most_channels_and_the_lowest_and_highest_rate(tmp_path, rate):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(8)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * 8 * rate // 10))
+    assert abs(len(load_audio(tmp_path / "a.wav", 16_000)) - 1_600) <= 1
 
 
 def test_damaged_sound(tmp_path):

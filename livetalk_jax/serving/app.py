@@ -16,6 +16,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from livetalk_jax import media
@@ -26,7 +27,7 @@ from livetalk_jax.serving.gate import Gate, refuse
 from livetalk_jax.serving.jobs import Job, Jobs
 from livetalk_jax.serving.limits import Buckets
 from livetalk_jax.serving.live import LiveSession
-from livetalk_jax.serving.tokens import Guard, may_touch
+from livetalk_jax.serving.tokens import LOCAL, Guard, may_touch
 from livetalk_jax.serving.uploads import UploadLimits
 from livetalk_jax.serving.views import Capacity, JobView, Session, Token, errors, session_view
 from livetalk_jax.serving.websocket import serve_stream
@@ -49,11 +50,12 @@ class Server:
     origins: tuple[str, ...] = ()
     requests_per_second: float = 20.0
     jobs: Jobs = field(init=False)
-    buckets: Buckets = field(init=False)
+    buckets: Buckets = field(init=False)  # of callers
+    strangers: Buckets = field(init=False)  # of addresses: requests that need no credential, and credentials that were none
 
     def __post_init__(self):
         self.jobs = Jobs(self.engine)
-        self.buckets = Buckets(self.requests_per_second, 3 * self.requests_per_second)
+        self.buckets, self.strangers = (Buckets(self.requests_per_second, 3 * self.requests_per_second) for _ in range(2))
 
 
 _UPLOAD = errors("too_slow", "too_large", "unsupported_media", "unprocessable", "at_capacity", "not_found")
@@ -120,25 +122,52 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         body = {"code": code, "message": str(error.detail), "retryable": CODES[code].retryable}
         return JSONResponse({"error": body}, error.status_code, getattr(error, "headers", None))
 
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        about = {name: request.path_params[f"{name}_id"] for name in ("session", "job") if f"{name}_id" in request.path_params}
+        logger.error("a request failed", extra={"path": request.url.path, **about}, exc_info=error)
+        return refuse(ServingError("internal", "the server made a mistake; its log has more"), engine.metrics)
+
     # Who
 
     bearer = HTTPBearer(auto_error=False, description="An API key, or a session token of POST /v1/tokens")
+    Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 
-    async def caller(
-        request: Request, header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)], token: str | None = Query(None)
-    ) -> str:
-        in_address = token if request.method == "GET" else None  # where a page cannot set headers
-        who = guard.who(header.credentials if header else in_address)
-        address = request.client.host if request.client else ""
-        if not server.buckets.take(f"{who} {address}", engine.clock.now()):
+    def address(connection: HTTPConnection) -> str:
+        return connection.client.host if connection.client else ""
+
+    def identify(connection: HTTPConnection, credential: str | None) -> str:
+        """Who asks. An address with too many wrong credentials waits before the next is looked at, so that nobody guesses."""
+        if not server.strangers.has(address(connection), engine.clock.now()):
+            raise ServingError("rate_limited", "too many wrong credentials; slow down", 1)
+        try:
+            return guard.who(credential)
+        except ServingError:
+            server.strangers.take(address(connection), engine.clock.now())
+            raise
+
+    def admit(connection: HTTPConnection, credential: str | None) -> str:
+        """Who asks, if it is not too often."""
+        who = identify(connection, credential)
+        if not server.buckets.take(f"{who} {address(connection)}", engine.clock.now()):
             raise ServingError("rate_limited", "too many requests; slow down", 1)
         return who
 
+    async def caller(request: Request, header: Bearer, token: str | None = Query(None)) -> str:
+        in_address = token if request.method == "GET" else None  # where a page cannot set headers
+        return admit(request, header.credentials if header else in_address)
+
     Caller = Annotated[str, Depends(caller)]
 
-    async def operator(header: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if not guard.open and not guard.is_key(header.credentials if header else None):
+    async def operator(request: Request, header: Bearer) -> None:
+        if identify(request, header.credentials if header else None) not in ("key", LOCAL):
             raise ServingError("unauthorized", "this needs an API key")
+
+    async def visitor(request: Request) -> None:
+        if not server.strangers.take(address(request), engine.clock.now()):
+            raise ServingError("rate_limited", "too many requests; slow down", 1)
+
+    Visitor = Depends(visitor)
 
     def find(name: str, who: str) -> LiveSession:
         live = engine.sessions.get(name)
@@ -186,7 +215,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
     async def metrics() -> Response:
         return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/capacity", tags=["server"])
+    @app.get("/v1/capacity", tags=["server"], dependencies=[Visitor], responses=errors())
     async def capacity() -> Capacity:
         """How many sessions there may be, and why."""
         factor = engine.chunk_video_seconds / engine.chunk_seconds if engine.chunk_seconds else 0.0
@@ -198,14 +227,24 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
     @app.post("/v1/tokens", tags=["server"], status_code=201, dependencies=[Depends(operator), Depends(caller)], responses=errors())
     async def mint() -> Token:
         """With an API key: a token that a browser may open and use sessions with."""
-        return Token(token=guard.mint(TOKEN_SECONDS), expires_in=TOKEN_SECONDS)
+        # Renewed for as long as a session may live that it opens in its last second.
+        return Token(token=guard.mint(TOKEN_SECONDS, engine.limits.session_seconds), expires_in=TOKEN_SECONDS)
 
-    @app.get("/v1/portraits", tags=["server"])
+    @app.post("/v1/tokens/renew", tags=["server"], status_code=201, dependencies=[Depends(caller)], responses=errors())
+    async def renew(header: Bearer) -> Token:
+        """With a session token that is still valid: a fresh one that may use the same sessions and jobs."""
+        token, seconds = guard.renew(header.credentials if header else None, TOKEN_SECONDS)
+        return Token(token=token, expires_in=seconds)
+
+    @app.get("/v1/portraits", tags=["server"], dependencies=[Visitor], responses=errors())
     async def portraits() -> list[str]:
         """Names of the portraits that come with the server."""
         return list(SHIPPED)
 
-    @app.get("/v1/portraits/{name}", tags=["server"], response_class=FileResponse, responses=errors("not_found", "unprocessable"))
+    @app.get(
+        "/v1/portraits/{name}", tags=["server"], response_class=FileResponse, dependencies=[Visitor],
+        responses=errors("not_found", "unprocessable"),
+    )  # fmt: skip
     async def portrait_file(name: str) -> FileResponse:
         if name not in SHIPPED:
             raise ServingError("not_found", "there is no portrait of that name")
@@ -251,7 +290,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         scheme, _, credential = socket.headers.get("authorization", "").partition(" ")
         await socket.accept()
         try:
-            live = find(session_id, guard.who(credential if scheme.lower() == "bearer" else token))
+            live = find(session_id, admit(socket, credential if scheme.lower() == "bearer" else token))
             if len(live.outputs) >= MAX_READERS:
                 raise ServingError("forbidden", f"a session has {MAX_READERS} readers at most")
         except ServingError as error:

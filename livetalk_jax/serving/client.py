@@ -26,6 +26,7 @@ import numpy as np
 import websockets
 
 SEND_SECONDS = 0.02  # of sound a message when it is sent as it is spoken
+RENEW_AGAIN_SECONDS = 5.0  # after a fresh token could not be had
 
 
 class Refused(Exception):
@@ -52,13 +53,16 @@ class Stream:
     Attributes:
         media: (an initialisation, the fragments that follow it), one a discontinuity, as received; the last `keep` fragments each.
         covered: (arrival, end of the video in seconds of the stream) of every fragment.
+        messages: all but bytes.
+
+    Of each the last `keep` stay; None: all.
     """
 
     def __init__(self, socket: websockets.ClientConnection, keep: int | None = None):
         self._socket, self._keep_fragments = socket, keep
-        self.media: list[tuple[bytes, deque[bytes]]] = []
-        self.covered: list[tuple[float, float]] = []
-        self.messages: list[Message] = []
+        self.media: deque[tuple[bytes, deque[bytes]]] = deque(maxlen=keep)
+        self.covered: deque[tuple[float, float]] = deque(maxlen=keep)
+        self.messages: deque[Message] = deque(maxlen=keep)
         self._passed_over: deque[Message] = deque(maxlen=1000)
         self._init_next = False
 
@@ -162,20 +166,47 @@ def _video_end(data: bytes) -> float:
 class Client:
     """Args:
     url: such as http://127.0.0.1:8000.
-    credential: an API key or a session token; None where the server asks for none.
+    credential: an API key or a session token, which is renewed while the client is open; None where the server asks for none.
     verify: of TLS; a context for a certificate of one's own.
     """
 
     def __init__(self, url: str, credential: str | None = None, verify: ssl.SSLContext | bool = True):
         self._url, self._verify = url.rstrip("/"), verify
-        self._headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-        self._http = httpx2.AsyncClient(base_url=self._url, headers=self._headers, timeout=120, verify=verify)
+        self._http = httpx2.AsyncClient(base_url=self._url, timeout=120, verify=verify)
+        self._headers: dict[str, str] = {}
+        if credential:
+            self._use(credential)
+        self._renewing: asyncio.Task | None = None
+
+    def _use(self, credential: str) -> None:
+        self._headers["Authorization"] = f"Bearer {credential}"
+        self._http.headers.update(self._headers)
 
     async def __aenter__(self) -> Self:
+        if self._headers:
+            self._renewing = asyncio.create_task(self._renew())
         return self
 
     async def __aexit__(self, *_) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
         await self._http.aclose()
+
+    async def _renew(self) -> None:
+        """Exchange a session token for a fresh one, now and whenever half of its time is over; an API key is refused, and stays."""
+        while True:
+            wait = RENEW_AGAIN_SECONDS
+            try:
+                fresh = (await self.request("POST", "/v1/tokens/renew")).json()
+                self._use(fresh["token"])
+                wait = fresh["expires_in"] / 2
+            except Refused as refused:
+                if not refused.retryable:
+                    return
+            except (httpx2.TransportError, ValueError):
+                pass  # not reached, or something between answered in its stead
+            await asyncio.sleep(wait)
 
     async def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Raises:
@@ -213,7 +244,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def stream(self, session: str, keep: int | None = None) -> AsyncIterator[Stream]:
-        """Connect to a session's stream. keep: fragments of video to remember; None for all."""
+        """Connect to a session's stream. keep: fragments of video and messages to remember; None for all."""
         address = f"{self._url.replace('http', 'ws', 1)}/v1/sessions/{session}/stream"
         tls = self._verify if isinstance(self._verify, ssl.SSLContext) else None
         async with websockets.connect(address, additional_headers=self._headers, max_size=None, ssl=tls) as socket:

@@ -110,8 +110,9 @@ class Conversation:
                     if message.type == "session":
                         begun, self.stream = True, stream
                         self._attached.set()
-                    elif message.type == "error" and not begun:  # it is not there any more
-                        self.session = None
+                    elif message.type == "error" and not begun:
+                        if not message.fields["retryable"]:  # it is not there any more
+                            self.session = None
                         return
                     elif message.type == "closed":
                         self.session, self._over = None, message.fields["reason"] in FOR_GOOD

@@ -22,6 +22,7 @@ CODES = {
     "unprocessable": Code(422),
     "rate_limited": Code(429, True),
     "model_failed": Code(500, True),
+    "internal": Code(500),
     "at_capacity": Code(503, True),
     "warming_up": Code(503, True),
     "draining": Code(503, True),

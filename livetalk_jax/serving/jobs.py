@@ -21,7 +21,7 @@ from livetalk_jax.serving.model import FPS, SAMPLE_RATE, TICK, AvatarModel
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
-KEEP_SECONDS = 600.0  # a finished job's video
+KEEP_SECONDS = 600.0  # a job that has ended, and its video
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -122,7 +122,7 @@ class Jobs:
             job.state, job.error = "failed", ServingError("model_failed", "the video could not be made; try again").body()
         self._engine.metrics.jobs.labels(job.state).inc()
         job.change()
-        if job.state == "done":
+        if job.state != "cancelled":  # whoever cancels it forgets it
             self._engine.spawn(self._forget_later(job))
 
     async def _make(self, job: Job, portrait: np.ndarray, speech: np.ndarray, prompt: str | None, seed: int) -> None:

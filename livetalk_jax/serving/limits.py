@@ -10,11 +10,15 @@ class Bucket:
         self._rate, self._burst = rate, burst
         self._left, self._at = burst, 0.0
 
-    def take(self, now: float) -> bool:
-        """Whether once more is within the limit."""
+    def has(self, now: float) -> bool:
+        """Whether once more would be within the limit."""
         self._left = min(self._burst, self._left + self._rate * (now - self._at))
         self._at = now
-        if self._left < 1:
+        return self._left >= 1
+
+    def take(self, now: float) -> bool:
+        """Whether once more is within the limit."""
+        if not self.has(now):
             return False
         self._left -= 1
         return True
@@ -26,6 +30,10 @@ class Buckets:
     def __init__(self, rate: float, burst: float, callers: int = 4096):
         self._rate, self._burst, self._callers = rate, burst, callers
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def has(self, caller: str, now: float) -> bool:
+        bucket = self._buckets.get(caller)
+        return bucket is None or bucket.has(now)
 
     def take(self, caller: str, now: float) -> bool:
         bucket = self._buckets.pop(caller, None) or Bucket(self._rate, self._burst)

@@ -85,6 +85,7 @@ class Talk:
 
     def __init__(self) -> None:
         self.skews: list[float] = []
+        self.arrivals: list[float] = []  # of fragments
         self.again: dict[str, float] = {}
         self.first: Message | None = None  # `stats`
         self.last: Message | None = None
@@ -101,6 +102,7 @@ class Talk:
             end = self.first.at + 60 * minutes
             async for message in self.stream:
                 self.skews.append(_skew(self.stream))
+                self.arrivals += [message.at] if message.type == "media" else []
                 self.last = message if message.type == "stats" else self.last
                 if message.at > end and self.last is not self.first:
                     break
@@ -127,10 +129,10 @@ class Talk:
         return self.last.fields["frames_late"] - self.first.fields["frames_late"] if self.first and self.last else 0
 
     def summary(self) -> dict[str, float]:
-        first, last, stream = self.first, self.last, self.stream
-        assert first and last and stream
+        first, last = self.first, self.last
+        assert first and last
         wall, shown = last.at - first.at, last.fields["time"] - first.fields["time"]
-        gaps = np.diff([at for at, _ in stream.covered])
+        gaps = np.diff(self.arrivals)
         return {
             "seconds": wall,
             "video seconds a second": shown / wall,

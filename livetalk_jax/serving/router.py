@@ -72,7 +72,10 @@ class Router:
     async def _look(self, replica: Replica) -> None:
         was = replica.ready
         try:
-            capacity = (await self._http.get(f"{replica.url}/v1/capacity", headers={"Host": "localhost"}, timeout=5.0)).json()
+            answer = await self._http.get(f"{replica.url}/v1/capacity", headers={"Host": "localhost"}, timeout=5.0)
+            if answer.status_code == 429:
+                return  # others ask too often from this address; it is what it was
+            capacity = answer.json()
             replica.ready, replica.room = capacity["ready"], capacity["sessions"] - capacity["active"]
             if self._public and not was and replica.ready:
                 stranger = await self._http.get(f"{replica.url}/v1/sessions/any", headers={"Host": "localhost"}, timeout=5.0)
@@ -237,6 +240,13 @@ def create_app(router: Router) -> FastAPI:
         watching.cancel()
 
     app = FastAPI(title="LiveTalk-JAX router", lifespan=lifespan, openapi_url=None)
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        found = ABOUT_ONE.match(request.url.path)
+        about = {found[1].removesuffix("s"): found[2]} if found else {}
+        logger.error("a request failed", extra={"path": request.url.path, **about}, exc_info=error)
+        return _refuse(ServingError("internal", "the router made a mistake; its log has more"))
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:

@@ -50,7 +50,9 @@ def read_image(data: bytes, limits: UploadLimits) -> np.ndarray:
         raise ServingError("unsupported_media", "the picture is not JPEG, PNG or WebP") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ServingError("too_large", f"the picture has more than {limits.pixels:,} pixels; scale it down") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except ServingError:
+        raise
+    except Exception as error:  # whatever a decoder makes of what somebody sends
         raise ServingError("unprocessable", f"the picture is damaged: {media.reason(error)}") from error
 
 
@@ -84,7 +86,8 @@ def read_recording(data: bytes, limits: UploadLimits) -> np.ndarray:
     """The sound of a recording as int16 [samples], mono, at 16 kHz.
 
     Raises:
-        ServingError: no sound, damaged, empty, or longer than the limit; decoding stops there.
+        ServingError: no sound, damaged, empty, of a rate or channels that `media.check_sound` refuses, or longer than the limit;
+            decoding stops there.
     """
     resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
     most, count = int(limits.seconds * SAMPLE_RATE), 0
@@ -94,12 +97,15 @@ def read_recording(data: bytes, limits: UploadLimits) -> np.ndarray:
             if not container.streams.audio:
                 raise ServingError("unprocessable", "the recording has no sound")
             for frame in container.decode(audio=0):
+                media.check_sound(frame)
                 for part in resampler.resample(frame):
                     pieces.append(part.to_ndarray()[0])
                     count += len(pieces[-1])
                 if count > most:
                     raise ServingError("too_large", f"the recording is longer than {limits.seconds:g} s")
         pieces += [part.to_ndarray()[0] for part in resampler.resample(None)] if pieces else []
+    except media.UnusualSound as error:
+        raise ServingError("unprocessable", f"the recording {error}") from error
     except (av.error.FFmpegError, ValueError) as error:
         raise ServingError("unsupported_media", f"the recording is no sound that is read here: {media.reason(error)}") from error
     if not count:

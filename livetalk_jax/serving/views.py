@@ -50,9 +50,12 @@ class JobView(BaseModel):
     error: ErrorDetail | None
 
 
+_ANY = ("bad_request", "unauthorized", "forbidden", "rate_limited", "internal")
+
+
 def errors(*codes: str) -> dict:
     """`responses=` of a route that may answer with these codes, beside those that any route may."""
-    statuses = sorted({CODES[code].status for code in ("bad_request", "unauthorized", "forbidden", "rate_limited", *codes)})
+    statuses = sorted({CODES[code].status for code in (*_ANY, *codes)})
     return {status: {"model": ErrorBody} for status in statuses}
 
 

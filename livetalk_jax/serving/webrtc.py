@@ -142,7 +142,7 @@ class Peer:
                 self._add_track(transceiver)
             await connection.setLocalDescription(await connection.createAnswer())
         except Exception as error:  # whatever a parser makes of what somebody sends
-            await connection.close()
+            await self._close()
             raise ServingError("unprocessable", f"the offer cannot be used: {type(error).__name__} {error}"[:200]) from error
         return connection.localDescription.sdp
 
@@ -168,10 +168,13 @@ class Peer:
         except TimeoutError:
             pass  # it never came
         finally:
-            for task in self._microphones:
-                task.cancel()
-            with contextlib.suppress(Exception):
-                await self._connection.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        for task in self._microphones:
+            task.cancel()
+        with contextlib.suppress(Exception):  # a connection that is only half made cannot be closed
+            await self._connection.close()
 
     async def _until(self, *states: str) -> None:
         while self._connection.connectionState not in states:

@@ -1,6 +1,7 @@
 """The client's conversations: carried on where a model failed, given up where nobody takes them. Replicas: test_replicas.py."""
 
 import asyncio
+import contextlib
 import io
 
 import numpy as np
@@ -53,6 +54,23 @@ def test_a_model_that_fails():
     ]
     frames, dropped = card.rewinds[-1]
     assert frames.any() and dropped == 0
+
+
+def test_a_stream_that_is_opened_too_often():
+    """The session is kept, and its stream opened later."""
+
+    async def talk(url, server):
+        async with Client(url) as client, asyncio.timeout(120):
+            conversation = Conversation(client)
+            async with contextlib.aclosing(aiter(conversation)) as messages:
+                assert (await anext(messages)).type == "session"
+                assert list(server.engine.sessions) == [conversation.session]
+
+    with running(TestCard(0.01), requests_per_second=2) as (url, server):
+        server.buckets._burst = 1
+        asyncio.run(talk(url, server))
+        refused = server.engine.metrics.registry.get_sample_value("livetalk_refused_total", {"code": "rate_limited"})
+    assert refused is None  # no other was asked for
 
 
 def test_what_cannot_be_had():

@@ -14,6 +14,7 @@ import pytest
 from livetalk_jax.serving import engine as engines
 from livetalk_jax.serving.engine import Clock, Engine, Limits
 from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.jobs import KEEP_SECONDS, Jobs
 from livetalk_jax.serving.live import LiveSession, Output
 from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.timeline import Event, Tick, Timeline
@@ -477,3 +478,22 @@ def test_slower_than_real_time_is_said(caplog):
 
     asyncio.run(body())
     assert "slower than real time" in caplog.text
+
+
+def test_jobs_that_ended_are_forgotten():
+    async def body():
+        clock, card = HandClock(), TestCard()
+        async with running(card, clock, sessions=1) as engine:
+            jobs = Jobs(engine)
+            for shade, state in ((None, "done"), (int(PORTRAIT[0, 0, 0]), "failed")):
+                card.fail_on = shade
+                job = jobs.submit(PORTRAIT, np.zeros(3 * 640, np.int16), prompt=None, seed=0, owner="me")
+                await until(lambda job=job, state=state: job.state == state)
+                await settle()
+                await clock.move(KEEP_SECONDS - 1)
+                assert jobs.get(job.id) is job
+                await clock.move(1)
+                assert jobs.get(job.id) is None and not job.path.exists()
+            jobs.close()
+
+    asyncio.run(body())

@@ -14,15 +14,17 @@ import av
 import httpx2
 import numpy as np
 import pytest
+import websockets.sync.client
 from PIL import Image
 
 from livetalk_jax import media
-from livetalk_jax.serving import uploads
+from livetalk_jax.serving import app, uploads
 from livetalk_jax.serving.client import Client, Refused
 from livetalk_jax.serving.engine import Engine, Limits
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.tokens import Guard
 from livetalk_jax.serving.uploads import UploadLimits
+from tests.pictures import BROKEN_EXIF, with_broken_exif
 from tests.serving import card as cards
 from tests.serving.conftest import running
 
@@ -36,12 +38,10 @@ def picture(kind="PNG", size=(120, 100), mode="RGB", **options):
     return file.getvalue()
 
 
-def wav(seconds=1.0, rate=16_000):
-    pcm = np.full(int(seconds * rate), 9000, "<i2").tobytes()
-    head = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", len(pcm)
-    )
-    return head + pcm
+def wav(seconds=1.0, rate=16_000, channels=1):
+    pcm, size = np.full(round(seconds * rate) * channels, 9000, "<i2").tobytes(), 2 * channels
+    form = struct.pack("<IHHIIHH", 16, 1, channels, rate, size * rate, size, 16)
+    return b"RIFF" + struct.pack("<I", 36 + len(pcm)) + b"WAVEfmt " + form + b"data" + struct.pack("<I", len(pcm)) + pcm
 
 
 def bomb(width=30_000, height=30_000):
@@ -143,6 +143,25 @@ def test_portraits_of_every_wrong_kind(http, data, status, code):
     before = http.get("/v1/capacity").json()["active"]
     refusal(http.post("/v1/sessions", files={"portrait": data}), status, code)
     assert http.get("/v1/capacity").json()["active"] == before
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_portraits_with_broken_exif(http, kind):
+    for changes in BROKEN_EXIF:
+        refusal(http.post("/v1/sessions", files={"portrait": with_broken_exif(kind, changes)}), 422, "unprocessable")
+
+
+def test_a_mistake_of_the_server(http, monkeypatch, caplog):
+    def fail(live):
+        raise RuntimeError("a secret")
+
+    session = http.post("/v1/sessions").json()["id"]
+    monkeypatch.setattr(app, "session_view", fail)
+    answer = http.get(f"/v1/sessions/{session}")
+    assert not refusal(answer, 500, "internal")["retryable"] and "secret" not in answer.text
+    (record,) = (record for record in caplog.records if record.name == app.__name__)
+    assert record.session == session and "a secret" in str(record.exc_info[1])
 
 
 def test_fields_and_names_that_do_not_fit(http):
@@ -258,6 +277,57 @@ def test_credentials_that_are_none(guarded):
     assert "expired" in refusal(http.get("/v1/sessions/x", headers=bearer(token)), 401, "unauthorized")["message"]
 
 
+def test_a_session_outlives_its_first_token(guarded):
+    http, moment = guarded
+    first = http.post("/v1/tokens", headers=bearer(KEY)).json()["token"]
+    session = f"/v1/sessions/{http.post('/v1/sessions', headers=bearer(first)).json()['id']}"
+    moment[0] += 599
+    renewed = http.post("/v1/tokens/renew", headers=bearer(first))
+    assert (renewed.status_code, renewed.json()["expires_in"]) == (201, 600)
+    second = renewed.json()["token"]
+    moment[0] += 300
+    refusal(http.get(session, headers=bearer(first)), 401, "unauthorized")
+    refusal(http.post("/v1/tokens/renew", headers=bearer(first)), 401, "unauthorized")
+    assert http.get(session, headers=bearer(second)).status_code == 200
+    stranger = http.post("/v1/tokens", headers=bearer(KEY)).json()["token"]
+    stranger = http.post("/v1/tokens/renew", headers=bearer(stranger)).json()["token"]
+    refusal(http.get(session, headers=bearer(stranger)), 404, "not_found")
+    refusal(http.post("/v1/tokens/renew", headers=bearer(KEY)), 400, "bad_request")
+    assert http.delete(session, headers=bearer(second)).status_code == 204
+
+
+def test_a_token_is_not_renewed_for_ever():
+    moment = [0.0]
+    guard = Guard([KEY], b"secret", lambda: moment[0])
+    token, valid = guard.mint(600, 1000), []
+    for moment[0] in (0, 500, 1000, 1500):
+        token, seconds = guard.renew(token, 600)
+        valid.append(seconds)
+    assert valid == [600, 600, 600, 100]
+    moment[0] = 1600
+    with pytest.raises(ServingError, match="expired"):
+        guard.renew(token, 600)
+
+
+def test_a_client_keeps_its_token_fresh(guarded, monkeypatch):
+    http, moment = guarded
+    monkeypatch.setattr(app, "TOKEN_SECONDS", 2)
+    first = http.post("/v1/tokens", headers=bearer(KEY)).json()["token"]
+
+    async def stay():
+        async with Client(str(http.base_url), first) as client:
+            session = await client.open()
+            moment[0] += 1
+            async with asyncio.timeout(60):
+                while client._headers == bearer(first):
+                    await asyncio.sleep(0.05)
+            moment[0] += 1.5
+            refusal(http.get(f"/v1/sessions/{session}", headers=bearer(first)), 401, "unauthorized")
+            await client.close(session)
+
+    asyncio.run(stay())
+
+
 def test_an_origin_that_was_named(guarded):
     http, _ = guarded
     answer = http.get("/healthz", headers={"Origin": "https://friend.example", "Host": "live.example"})
@@ -278,6 +348,44 @@ def test_too_many_requests():
         refused = http.get("/v1/sessions/x")
         assert refusal(refused, 429, "rate_limited")["retryable"] and refused.headers["retry-after"] == "1"
         assert http.get("/healthz").status_code == 200
+
+
+def told_by(url, path="/v1/sessions/x/stream", **options):
+    """The code of the error that a stream begins with."""
+    with websockets.sync.client.connect(url.replace("http", "ws", 1) + path, **options) as stream:
+        return json.loads(stream.recv(60))["code"]
+
+
+def test_streams_are_requests_too():
+    with running(cards.TestCard(), requests_per_second=0.001) as (url, server):
+        server.buckets._burst = 2
+        assert [told_by(url) for _ in range(3)] == ["not_found", "not_found", "rate_limited"]
+
+
+def test_wrong_credentials_are_counted():
+    with running(cards.TestCard(), guard=Guard([KEY]), requests_per_second=0.001) as (url, server):
+        server.buckets._burst, server.strangers._burst = 100, 4
+        with httpx2.Client(base_url=url) as http:
+            for _ in range(5):  # right ones are not
+                assert http.get("/v1/sessions/x", headers=bearer(KEY)).status_code == 404
+                assert http.get("/metrics", headers=bearer(KEY)).status_code == 200
+            refusal(http.get("/v1/sessions/x?token=no"), 401, "unauthorized")
+            refusal(http.post("/v1/tokens", headers=bearer("no")), 401, "unauthorized")
+            refusal(http.get("/metrics", headers=bearer("no")), 401, "unauthorized")
+            assert told_by(url, additional_headers=bearer("no")) == "unauthorized"
+            for credential in ("no", KEY):  # not even looked at
+                refused = http.get("/v1/sessions/x", headers=bearer(credential))
+                assert refusal(refused, 429, "rate_limited")["retryable"] and refused.headers["retry-after"] == "1"
+            assert told_by(url, additional_headers=bearer("no")) == "rate_limited"
+            refusal(http.get("/metrics", headers=bearer("no")), 429, "rate_limited")
+            assert http.get("/healthz").status_code == http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/capacity", "/v1/portraits", "/v1/portraits/portrait"])
+def test_what_needs_no_credential_is_counted_by_address(path):
+    with running(cards.TestCard(), requests_per_second=0.001) as (url, server), httpx2.Client(base_url=url) as http:
+        server.strangers._burst = 3
+        assert [http.get(path).status_code for _ in range(5)] == [200] * 3 + [429] * 2
 
 
 # Recordings and jobs
@@ -307,6 +415,18 @@ def test_recordings_that_are_none(data, code):
     with pytest.raises(ServingError) as refused:
         uploads.read_recording(data, SMALL)
     assert refused.value.code in (code, "unprocessable") if code == "unsupported_media" else refused.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "fault"),
+    [(200_000_007, 1, "200,000,007 samples a second"), (384_001, 1, "384,001"), (3_999, 1, "3,999"), (16_000, 9, "9 channels")],
+)
+def test_recordings_of_a_rate_or_channels_that_none_has(rate, channels, fault):
+    with pytest.raises(ServingError, match=f"the recording has {fault}") as refused:
+        uploads.read_recording(wav(8000 / rate, rate, channels), UploadLimits())
+    assert refused.value.code == "unprocessable"
+    for edge in (4_000, 384_000):
+        assert abs(len(uploads.read_recording(wav(0.1, edge, 8), SMALL)) - 1_600) <= 1
 
 
 def test_a_job(url):

@@ -8,7 +8,9 @@ import aioice.ice
 import pytest
 from PIL import Image
 
+from livetalk_jax.serving import app
 from livetalk_jax.serving.engine import Limits
+from livetalk_jax.serving.tokens import Guard
 from tests.serving.browser import chromium, needed, opened, speech
 from tests.serving.card import SIZE, TestCard
 from tests.serving.conftest import running
@@ -183,3 +185,16 @@ def test_files_are_dropped_and_errors_told(served, browser, microphone, tmp_path
             other.click("#start")
             state(other, "live")
             assert other.get_by_role("alert").is_hidden()
+
+
+def test_a_token_is_kept_fresh(browser, monkeypatch):
+    monkeypatch.setattr(app, "TOKEN_SECONDS", 2)
+    moment = [1_000_000.0]
+    guard = Guard(["key"], now=lambda: moment[0])
+    first = guard.mint(2, 60)
+    with running(TestCard(), guard=guard) as (url, _), opened(browser, f"{url}/#token={first}") as page:
+        moment[0] += 1
+        page.wait_for_function(f"() => document.getElementById('token').value !== '{first}'")
+        moment[0] += 1.5  # the first has expired
+        page.locator("#start").click()
+        state(page, "live")

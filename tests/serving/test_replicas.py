@@ -169,6 +169,30 @@ def test_bodies_that_do_not_come(monkeypatch):
         assert half_posted(url, "/v1/sessions") == (408, "too_slow")
 
 
+def test_a_mistake_of_the_router(monkeypatch, caplog):
+    async def fail(self, request):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr(Router, "http", fail)
+    with routed(["http://127.0.0.1:1"]) as (url, _):
+        answer = httpx2.get(f"{url}/v1/sessions/x")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal") and "secret" not in answer.text
+    (record,) = (record for record in caplog.records if record.name == "livetalk_jax.serving.router" and record.exc_info)
+    assert record.session == "x"
+
+
+def test_a_replica_that_is_asked_too_often_is_not_lost():
+    async def look(url):
+        router = Router([url])
+        for _ in range(2):
+            await router._look(router.replicas[0])
+        return httpx2.get(f"{url}/v1/capacity").status_code, len(router.freest())
+
+    with running(TestCard(), requests_per_second=0.001) as (url, server):
+        server.strangers._burst = 1
+        assert asyncio.run(look(url)) == (429, 1)
+
+
 @pytest.mark.parametrize(("keys", "admitted"), [([], 0), (["key"], 1)])
 def test_a_public_router_leaves_out_replicas_that_ask_nobody(keys, admitted):
     async def look(url):

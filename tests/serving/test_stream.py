@@ -205,6 +205,7 @@ def test_a_reader_that_stops_reading(monkeypatch):
                     reading = Stream(slow)
                     again = await reading.until(lambda message: message.type == "media_init" and message.fields["time"] > 0)
                     await reading.until_shown(again.fields["time"])
+                    assert server.engine.sessions[other].late == 0
 
         asyncio.run(talk())
 

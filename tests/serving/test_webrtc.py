@@ -12,7 +12,8 @@ from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSes
 from aiortc.mediastreams import MediaStreamError
 
 from livetalk_jax.serving.client import Client, Refused
-from livetalk_jax.serving.webrtc import Gate, _Track
+from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.webrtc import Gate, Peer, _Track
 from tests.serving import card as cards
 
 RATE = 48_000
@@ -152,6 +153,37 @@ def test_offers_that_are_none(url, body, status):
             return refusal.value.status
 
     assert asyncio.run(ask()) == status
+
+
+def test_offers_that_lack_a_line(loopback):
+    """They are answered or refused, and nothing goes on listening. Each kind of line is left out once in every section."""
+
+    async def ask():
+        listener = Listener()
+        await listener.connection.setLocalDescription(await listener.connection.createOffer())
+        offer = listener.connection.localDescription.sdp.splitlines()
+        await listener.close()
+        section, seen, refused = 0, set(), 0
+        for at, line in enumerate(offer):
+            section += line.startswith("m=")
+            kind = (section, line.split(":")[0])
+            if kind in seen:
+                continue
+            seen.add(kind)
+            peer = Peer(None)
+            try:
+                await peer.answer("\r\n".join(offer[:at] + offer[at + 1 :]) + "\r\n")
+                await peer._close()
+            except ServingError as error:
+                assert error.code == "unprocessable" and "\n" not in error.message
+                refused += 1
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        left = [task for task in asyncio.all_tasks() if "_listen" in repr(task)]
+        return len(seen), refused, left
+
+    tried, refused, left = asyncio.run(ask())
+    assert 0 < refused < tried and not left
 
 
 def test_slow_readers_miss_the_oldest_frames():

@@ -29,8 +29,29 @@ export class ServerError extends Error {
   }
 }
 
+const RENEW_AGAIN = 5 // s after a fresh token could not be had
+
 export class Api {
   token = ''
+  #renewal
+
+  // Use a token and keep it fresh: it is exchanged now and whenever half of its time is over. An API key is refused, and stays.
+  async use(token, onfresh) {
+    clearTimeout(this.#renewal)
+    this.token = token
+    if (!token) return
+    let wait = RENEW_AGAIN
+    try {
+      const fresh = await this.request('POST', '/v1/tokens/renew')
+      if (this.token !== token) return
+      this.token = fresh.token
+      wait = fresh.expires_in / 2
+      onfresh(fresh.token, token)
+    } catch (error) {
+      if (this.token !== token || !error.retryable) return
+    }
+    this.#renewal = setTimeout(() => this.use(this.token, onfresh), wait * 1000)
+  }
 
   async request(method, path, body) {
     const json = body !== undefined && !(body instanceof FormData)

@@ -41,6 +41,13 @@ function complain(error, after = 0) {
 
 $('error-close').onclick = () => ($('error').hidden = true)
 
+// The field has the token that is valid now, so that the next conversation begins with it, unless another is being typed.
+function useToken(token) {
+  const field = $('token')
+  field.value = token
+  api.use(token, (fresh, old) => field.value === old && (field.value = fresh))
+}
+
 // Portraits
 
 async function listPortraits() {
@@ -93,7 +100,7 @@ $('setup').onsubmit = async (event) => {
   const fields = new FormData($('setup'))
   const name = fields.get('portrait')
   if (!name && !portrait) return complain({ title: 'No portrait.', message: 'Choose one, or drop a picture.' })
-  api.token = $('token').value.trim()
+  useToken($('token').value.trim())
   const form = { prompt: $('prompt').value.trim(), ...(name ? { portrait_name: name } : { portrait }) }
   video.muted = false
   video.play().catch(() => {}) // while this is still the user's doing, so that sound may start later
@@ -267,6 +274,6 @@ if (!supported) {
   const [socket, peer] = $('setup').elements.transport
   socket.parentElement.hidden = peer.checked = true
 }
-api.token = $('token').value = new URLSearchParams(location.hash.slice(1)).get('token') ?? ''
+useToken(new URLSearchParams(location.hash.slice(1)).get('token') ?? '')
 show('idle')
 await listPortraits()
