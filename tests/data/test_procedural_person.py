@@ -139,10 +139,10 @@ def test_motion_is_slow_and_stays_in_its_bounds():
 
 def test_frames_are_drawn_fast_enough_for_hours_of_video(puppet):
     """The floor is low, for shared machines; docs/procedural.md has what was measured."""
-    begun = time.process_time()
+    begun = time.thread_time()
     for k in range(40):
         puppet.frame(Mouth(openness=k / 40), Pose(yaw=k / 400))
-    assert 40 / (time.process_time() - begun) > 50
+    assert 40 / (time.thread_time() - begun) > 50
 
 
 def test_the_shipped_portrait_is_of_this_style():
