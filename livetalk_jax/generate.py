@@ -1,7 +1,6 @@
 """`livetalk generate`: a portrait and one or two recordings in, an MP4 out."""
 
 import collections
-import dataclasses
 import logging
 import os
 import sys
@@ -13,7 +12,7 @@ from absl import flags as absl_flags
 from tqdm import tqdm
 
 from livetalk_jax import checkpoint, flags, media
-from livetalk_jax.config import RunConfig
+from livetalk_jax.config import ModelConfig, RunConfig
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.programs import keep_programs
@@ -49,10 +48,14 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
     return left, top, right, bottom
 
 
+def checkpoint_for(model: ModelConfig, folder: str | os.PathLike | None) -> str | os.PathLike | None:
+    """`folder`, or the checkpoint that is shipped for networks of these sizes; None where there is none."""
+    return folder or checkpoint.shipped({name: part for name, part in vars(model).items() if name != "tokenizer"})
+
+
 def networks_for(config: RunConfig, folder: str | os.PathLike | None, where: Layout) -> Networks:
     """The checkpoint's networks, or those that are shipped for this configuration, or untrained ones, which is said in one line."""
-    names = [field.name for field in dataclasses.fields(config.model) if field.name != "tokenizer"]
-    folder = folder or checkpoint.shipped({name: getattr(config.model, name) for name in names})
+    folder = checkpoint_for(config.model, folder)
     if folder is not None:
         return load_networks(config.model, config.runtime.dtype, folder, where)
     print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)

@@ -7,10 +7,7 @@ import sys
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
-from livetalk_jax.evaluation.drawing import COLORS, HEIGHT, LEFT, WIDTH, plot
-from livetalk_jax.evaluation.metric import Curve
+from livetalk_jax.evaluation.drawing import COLORS, HEIGHT, LEFT, WIDTH, mean_curve, plot
 from livetalk_jax.evaluation.runs import Run
 from livetalk_jax.files import write_whole
 
@@ -19,16 +16,11 @@ LINE = 16  # pixels of the legend
 STYLE = "<style>text { fill: #777; font: 11px system-ui, sans-serif } .grid { stroke: #8883 }</style>"
 
 
-def mean_curve(curves: list[Curve]) -> Curve:
-    """Of curves over the same seconds."""
-    return Curve(curves[0].seconds, np.mean([curve.values for curve in curves], axis=0))
-
-
 def drawing(lines: list[tuple[str, Run]]) -> str:
     """SVG of the mean over each run's samples, named."""
     curves = [(name, mean_curve([result.curves["drawn: Identity"] for result in run.results().values()])) for name, run in lines]
     legend = [f'<text x="{LEFT}" y="{HEIGHT + LINE}">{TITLE}</text>']
-    for number, ((name, _), color) in enumerate(zip(curves, COLORS, strict=False), 2):
+    for number, ((name, _), color) in enumerate(zip(curves, COLORS * len(curves), strict=False), 2):
         y = HEIGHT + number * LINE
         legend.append(
             f'<circle cx="{LEFT + 5}" cy="{y - 4}" r="4" fill="{color}"/><text x="{LEFT + 16}" y="{y}">{escape(name)}</text>'

@@ -1,5 +1,6 @@
 """How a report looks: its style sheet, and curves as SVG."""
 
+import collections
 from collections.abc import Sequence
 from html import escape
 
@@ -42,6 +43,16 @@ def ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = 10 ** np.floor(np.log10((high - low) / about))
     step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= about + 1)
     return [float(k * step) for k in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
+
+
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean at each time that any of the curves has."""
+    gathered: dict[float, list[float]] = collections.defaultdict(list)
+    for curve in curves:
+        for second, value in zip(curve.seconds, curve.values, strict=True):
+            gathered[round(float(second), 2)].append(float(value))
+    seconds = np.array(sorted(gathered))
+    return Curve(seconds, np.array([np.mean(gathered[second]) for second in seconds]))
 
 
 def _thinned(curve: Curve) -> Curve:

@@ -13,7 +13,7 @@ from livetalk_jax.evaluation.benches import Bench, Task
 from livetalk_jax.evaluation.metric import Clip
 from livetalk_jax.evaluation.provenance import identify
 from livetalk_jax.evaluation.scoring import Sample
-from livetalk_jax.generate import networks_for
+from livetalk_jax.generate import checkpoint_for, networks_for
 from livetalk_jax.stream.session import Pipeline, layout
 from livetalk_jax.tokenizer import load_tokenizer
 
@@ -72,9 +72,8 @@ class Generated:
         self.config, self.folder, self.seed = config, folder, seed
         self.fps: float | None = None
         self._pipelines: dict[tuple[int, int], Pipeline] = {}
-        # As `networks_for` chooses; None is of untrained networks.
-        read = folder or checkpoint.shipped({name: part for name, part in vars(config.model).items() if name != "tokenizer"})
-        identity = dataclasses.asdict(identify(read)) if read else None
+        read = checkpoint_for(config.model, folder)
+        identity = dataclasses.asdict(identify(read)) if read else None  # None: untrained networks
         self.made_by: dict[str, Any] = {"configuration": repr(config), "checkpoint": identity, "seed": seed}
 
     def about(self, name: str) -> dict[str, Any]:

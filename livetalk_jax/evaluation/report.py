@@ -15,8 +15,8 @@ from absl import flags as absl_flags
 
 from livetalk_jax.evaluation.arguments import parse_plain
 from livetalk_jax.evaluation.comparability import unlike
-from livetalk_jax.evaluation.drawing import COLORS, STYLE, plot
-from livetalk_jax.evaluation.metric import Column, Curve
+from livetalk_jax.evaluation.drawing import COLORS, STYLE, mean_curve, plot
+from livetalk_jax.evaluation.metric import Column
 from livetalk_jax.evaluation.provenance import UNKNOWN
 from livetalk_jax.evaluation.registry import METRICS
 from livetalk_jax.evaluation.runs import Run, write_json
@@ -185,16 +185,6 @@ def _tables(rows: Sequence[Row]) -> Iterator[str]:
         yield f"<div class=wide><table><tr><th>Model</th>{heads}{speed}</tr>{''.join(lines)}</table></div>"
 
 
-def _mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean at each time that any of the curves has."""
-    gathered: dict[float, list[float]] = collections.defaultdict(list)
-    for curve in curves:
-        for second, value in zip(curve.seconds, curve.values, strict=True):
-            gathered[round(float(second), 2)].append(float(value))
-    seconds = np.array(sorted(gathered))
-    return Curve(seconds, np.array([np.mean(gathered[second]) for second in seconds]))
-
-
 def _plots(rows: Sequence[Row]) -> Iterator[str]:
     titles = dict.fromkeys(title for row in rows for result in row.results.values() for title in result.curves)
     for title in titles:
@@ -202,7 +192,7 @@ def _plots(rows: Sequence[Row]) -> Iterator[str]:
         for row in rows:
             found = [result.curves[title] for result in row.results.values() if title in result.curves]
             found = [curve for curve in found if len(curve.seconds) > 1]
-            lines.append((row.name, _mean_curve(found) if found else None, found))
+            lines.append((row.name, mean_curve(found) if found else None, found))
         if any(mean is not None for _, mean, _ in lines):
             yield f"<figure>{plot(lines)}<figcaption>{escape(title.partition(': ')[2])}</figcaption></figure>"
 

@@ -48,7 +48,7 @@ class Guard:
         Raises:
             ServingError: the credential is no valid session token.
         """
-        if credential is None or self.who(credential) in ("key", LOCAL):
+        if credential is None or self.open or self.is_key(credential):
             raise ServingError("bad_request", "only a session token can be renewed")
         claims = self._claims(credential)
         now = int(self._now())
