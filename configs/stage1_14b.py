@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
         cold_start_latent="first_frame",
         temporal_weight=0.0,
         movement_weight=0.0,
+        picture_weight=0.0,
         lasting_weight=0.0,
         handed_over=0.0,
         handovers=1,

@@ -18,13 +18,12 @@ from livetalk_jax.nn.conv import Past
 from livetalk_jax.parallel.seams import ONE_DEVICE
 from livetalk_jax.stream.chunk import to_uint8
 from livetalk_jax.training.config import AutoencoderConfig, AutoencodingConfig
+from livetalk_jax.training.pictures import edge_error, mouth_weights
 from livetalk_jax.training.single import SingleNetwork
 from livetalk_jax.training.stages import Metrics, State
 from livetalk_jax.training.state import Placement, Weights
 
 LOG_VARIANCE = (-20.0, 10.0)  # bounds
-MOUTH = 0.45  # face units: how far around its middle a mouth counts more
-SCALES = 3  # at which differences between pixels are compared, each half the one before
 MEASURED = 32  # batches from which mean and deviation are taken
 
 
@@ -59,30 +58,6 @@ def posterior(vae: VAE, video: jax.Array) -> Posterior:
 def divergence(of: Posterior) -> jax.Array:
     """From a standard normal distribution: nats a number, averaged."""
     return 0.5 * jnp.mean(jnp.square(of.mean) + jnp.exp(of.log_variance) - 1.0 - of.log_variance)
-
-
-def mouth_weights(mouth: jax.Array, height: int, width: int, weight: float) -> jax.Array:
-    """1 far from the mouth, 1 + weight in its middle: [B, F, Y, X, 1]. `mouth` as in `VideoBatch`."""
-    across = jnp.arange(width) + 0.5 - mouth[..., None, None, 0]
-    down = jnp.arange(height)[:, None] + 0.5 - mouth[..., None, None, 1]
-    distance = (jnp.square(across) + jnp.square(down)) / jnp.square(MOUTH * mouth[..., None, None, 2])
-    return (1.0 + weight * jnp.exp(-0.5 * distance))[..., None]
-
-
-def edge_error(error: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mean absolute differences between neighbouring pixels' errors, over scales."""
-    total: Any = 0.0
-    for _ in range(SCALES):
-        for axis in (2, 3):
-            cut = jax.lax.slice_in_dim(weights, 1, None, axis=axis)
-            total += jnp.mean(cut * jnp.abs(jnp.diff(error, axis=axis))) / (2 * SCALES)
-        error, weights = (_halved(x) for x in (error, weights))
-    return total
-
-
-def _halved(x: jax.Array) -> jax.Array:
-    b, f, y, x_, c = x.shape
-    return jnp.mean(x.reshape(b, f, y // 2, 2, x_ // 2, 2, c), (3, 5))
 
 
 def autoencoding_loss(

@@ -15,6 +15,7 @@ from livetalk_jax.diffusion.sampler import Motion, add_noise, with_motion
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS, shift_timesteps, timesteps
 from livetalk_jax.stream.conditioning import portrait_motion
 from livetalk_jax.training.config import FlowMatchingConfig
+from livetalk_jax.training.pictures import edge_error
 
 
 def per_row(x: jax.Array) -> jax.Array:
@@ -156,6 +157,19 @@ def flow_matching_loss(
     if lasting_weight:
         loss += lasting_weight * jnp.mean(weights * jnp.square(masked_mean(error, mask, (1,))))
     return loss
+
+
+def picture_loss(seen: jax.Array, asked: jax.Array, share: float) -> jax.Array:
+    """Mean absolute error of pixels and of edges: what an error of latents looks like, where v's square counts all latents alike.
+
+    Args:
+        seen: the decoded prediction, [B, F, Y, X, 3].
+        asked: the decoded target, which has no gradient.
+        share: of `movement_weights`, of what is asked.
+    """
+    asked = jax.lax.stop_gradient(asked)
+    error, weights = seen - asked, movement_weights(asked, share)
+    return jnp.mean(weights * jnp.abs(error)) + edge_error(error, weights)
 
 
 class Example(NamedTuple):

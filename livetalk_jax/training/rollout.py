@@ -206,6 +206,14 @@ class Runner:
         times = jnp.where(jnp.arange(len(times)) > exit_step, 0.0, times)
         return self._sample(dit, given, noise, motion, times, exit_step + 1)
 
+    def frames(self, vae: Weights, latents: jax.Array) -> jax.Array:
+        """Decoded video [B, F, Y, X, 3] of latents [B, T, H, W, C], as it is, in the networks' dtype."""
+
+        def decode(parallel: Parallel, vae: VAE, latents):
+            return whole_pictures(vae.decode(parallel.take_spatial(latents, 2), parallel=parallel), parallel)
+
+        return self.spread(decode, [(self.vae, vae)], latents, (ROWS,))(latents)
+
     def next_motion(
         self, vae: Weights, latents: jax.Array, color: LabStatistics, motion: Motion, *, motion_frames: int, color_strength: float
     ) -> Motion:

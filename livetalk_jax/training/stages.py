@@ -287,10 +287,17 @@ class Adaptation(Stage):
                 unheard = given._replace(windows=jnp.zeros_like(windows))
                 silent = self.conditional.velocity(weights, unheard)(example.noisy, example.timestep)
                 guidance = flow_matching.speech_guidance(velocity, silent, config.audio_guidance, example.dropped.audio)
-            return flow_matching.flow_matching_loss(
+            total = flow_matching.flow_matching_loss(
                 velocity, latents, example.noise, example.motion, example.weight, config.temporal_weight, config.movement_weight,
                 config.lasting_weight, guidance,
-            ), {}  # fmt: skip
+            )  # fmt: skip
+            if not config.picture_weight:
+                return total, {}
+            sigma = flow_matching.per_row(example.timestep) / NUM_TIMESTEPS
+            x0 = with_motion(predict_x0(example.noisy, velocity, sigma), motion)
+            seen, asked = (self.new_pictures(frozen, x) for x in (x0, latents - sigma * guidance))
+            pictures = flow_matching.picture_loss(seen, asked, config.movement_weight)
+            return total + config.picture_weight * pictures, {"pictures": pictures}
 
         return self.update(learner, "student", loss)
 
@@ -320,6 +327,11 @@ class Adaptation(Stage):
 
         times = jax.random.randint(how_often, (), 1, config.recyclings + 1)
         return Motion(jax.lax.fori_loop(0, times, again, motion.latents), motion.known)
+
+    def new_pictures(self, frozen: Frozen, latents: jax.Array) -> jax.Array:
+        """What is seen of latents behind the motion frames: float32 [B, F', Y, X, 3]."""
+        video = self.runner.frames(frozen.vae, latents.astype(self.config.runtime.dtype))
+        return video[:, self.config.stream.motion_frames :].astype(jnp.float32)
 
     def handed_over(self, frozen: Frozen, batch: TrainBatch, motion: Motion, key: jax.Array) -> Motion:
         """The motion as a stream has it after some chunks, how many is drawn for all rows alike; a stream's first stays as it is."""

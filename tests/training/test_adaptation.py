@@ -12,7 +12,7 @@ import pytest
 from livetalk_jax.diffusion.sampler import Motion
 from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS
 from livetalk_jax.stream.chunk import hand_over
-from livetalk_jax.training.flow_matching import per_row
+from livetalk_jax.training.flow_matching import draw_example, per_row, picture_loss
 from livetalk_jax.training.loop import Feed
 from livetalk_jax.training.stages import NOW, Adaptation, When, Work
 from tests.training import sizes
@@ -135,6 +135,35 @@ def test_speech_guides_what_is_learnt(stage1):
 
     np.testing.assert_allclose(loss(1.5, 1.0), loss(1.0, 0.5), rtol=1e-5)
     assert abs(loss(1.0, 1.0) / loss(1.0, 0.5) - 1) > 0.01
+
+
+def test_an_error_is_seen(stage1):
+    """A network that is one off in all latents: its loss gains what the decoder makes of that, behind the motion frames."""
+    latents, frames = stage1.batch.chunk_latents[:, 0], stage1.stage.config.stream.motion_frames
+    settings = dataclasses.replace(stage1.stage.config.flow_matching, picture_weight=3.0, movement_weight=0.5, cold_start=0.0)
+    stage = Adaptation(
+        dataclasses.replace(stage1.stage.config, flow_matching=settings), one_device(), np.zeros((8, 16), np.float32)
+    )
+
+    @jax.jit
+    def adapted(off):
+        stage.conditional = types.SimpleNamespace(
+            velocity=lambda weights, given: lambda x, timestep: (x - latents - off) / per_row(timestep / NUM_TIMESTEPS)
+        )
+        return stage.adapt(stage1.state["student"], stage1.frozen, stage1.batch, NOW)[1]
+
+    @jax.jit
+    def expected():
+        vae = stage.vae.build(stage1.frozen.vae)
+        wrong = latents.at[:, stage.motion_latents :].add(1.0)
+        return picture_loss(vae.decode(wrong)[:, frames:], vae.decode(latents)[:, frames:], 0.5)
+
+    right, wrong, pictures = adapted(0.0), adapted(1.0), expected()
+    assert float(right["pictures"]) < 1e-4 < pictures
+    np.testing.assert_allclose(wrong["pictures"], pictures, rtol=1e-4)
+    example = draw_example(stage.key(NOW), latents, stage1.batch.portrait_latent, stage.motion_latents, settings)
+    off = np.mean(np.square(NUM_TIMESTEPS / example.timestep))
+    np.testing.assert_allclose(wrong["loss"], off + 3.0 * pictures, rtol=1e-4)
 
 
 def test_bfloat16_is_computed_in_and_float32_kept(stage1):

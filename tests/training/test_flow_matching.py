@@ -15,8 +15,8 @@ B, T, H, W, C, M = 4, 5, 2, 3, 2, 2
 SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, timestep_steps=0, weighting="uniform", drop_text=0.0, drop_audio=0.0, audio_guidance=1.0, cold_start=0.0,
-    cold_start_latent="first_frame", temporal_weight=0.0, movement_weight=0.0, lasting_weight=0.0, handed_over=0.0, handovers=1,
-    recycled=0.0, recyclings=1, disturbed=0.0, disturbance=0.0,
+    cold_start_latent="first_frame", temporal_weight=0.0, movement_weight=0.0, picture_weight=0.0, lasting_weight=0.0,
+    handed_over=0.0, handovers=1, recycled=0.0, recyclings=1, disturbed=0.0, disturbance=0.0,
 )  # fmt: skip
 
 
@@ -191,6 +191,18 @@ def test_what_moves_counts_more():
     known, one = motion(1), jnp.ones(1)
     plain, moved = (fm.flow_matching_loss(error - latents, latents, latents * 0, known, one, 0.0, share) for share in (0.0, 0.5))
     np.testing.assert_allclose(moved, 2.5 * plain, rtol=1e-5)
+
+
+def test_pictures_that_are_as_asked_cost_nothing():
+    """A grey video that is 0.2 too bright is 0.2 off, edges and all; what is asked has no gradient."""
+    asked = random(1, (1, 3, 8, 8, 3))
+    assert float(fm.picture_loss(asked, asked, 0.5)) == 0.0
+    grey = jnp.zeros_like(asked)
+    assert float(fm.picture_loss(grey + 0.2, grey, 0.5)) == pytest.approx(0.5 * 0.2, rel=1e-4), (
+        "nothing moves: half of the weight is left"
+    )
+    assert float(fm.picture_loss(asked + 0.2, asked, 0.5)) == pytest.approx(0.2, rel=1e-4)
+    assert not np.asarray(jax.grad(fm.picture_loss, 1)(grey, asked, 0.5)).any()
 
 
 def test_recycled_motion_has_the_error_of_the_last_frames():

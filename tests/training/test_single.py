@@ -14,7 +14,7 @@ from livetalk_jax.configs import audio_tiny, stage1_tiny, vae_tiny
 from livetalk_jax.data.procedural import encode, feeds
 from livetalk_jax.data.procedural.store import StoredClips
 from livetalk_jax.flags import UsageError
-from livetalk_jax.training import autoencoding, listening
+from livetalk_jax.training import autoencoding, listening, pictures
 from livetalk_jax.training.autoencoding import Autoencoding, Posterior, VideoBatch
 from livetalk_jax.training.config import AutoencoderConfig, PartConfig, SpeechConfig, training_config
 from livetalk_jax.training.listening import Listening
@@ -148,14 +148,14 @@ def test_divergence_of_normals():
 
 def test_edges_count_what_differs_between_neighbours():
     ones = jnp.ones((1, 1, 8, 8, 1))
-    assert float(autoencoding.edge_error(ones * 0.3, ones)) == 0.0
+    assert float(pictures.edge_error(ones * 0.3, ones)) == 0.0
     stripes = jnp.tile(jnp.array([0.0, 1.0])[None, None, None, :, None], (1, 1, 8, 4, 1))
     # All 7 differences along a row are 1 at full size; halved, stripes are grey.
-    assert float(autoencoding.edge_error(stripes, ones)) == pytest.approx(1 / 6)
+    assert float(pictures.edge_error(stripes, ones)) == pytest.approx(1 / 6)
 
 
 def test_a_mouth_counts_more():
-    weights = autoencoding.mouth_weights(jnp.array([[[4.0, 6.0, 4.0]]]), 16, 16, 3.0)
+    weights = pictures.mouth_weights(jnp.array([[[4.0, 6.0, 4.0]]]), 16, 16, 3.0)
     assert weights.shape == (1, 1, 16, 16, 1)
     peak = np.unravel_index(np.argmax(weights[0, 0, :, :, 0]), (16, 16))
     assert abs(peak[0] + 0.5 - 6) <= 0.5 and abs(peak[1] + 0.5 - 4) <= 0.5
