@@ -49,7 +49,7 @@ SHEET = 10  # frames of a contact sheet
 def define(values: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("videos", None, "Folder of finished videos.", flag_values=values)
     absl_flags.DEFINE_string("references", None, "Folder of what they were made from, by the same names.", flag_values=values)
-    absl_flags.DEFINE_integer("joins", None, "Of finished videos: frames after which a chunk begins.", 1, flag_values=values)
+    absl_flags.DEFINE_integer("joins", None, "Of finished videos: frames after which a chunk begins.", 2, flag_values=values)
     absl_flags.DEFINE_enum("bench", None, BENCHES, "Generate these and score them.", flag_values=values)
     absl_flags.DEFINE_bool("real", False, "Score the bench's real videos in place of a model's.", flag_values=values)
     absl_flags.DEFINE_string("checkpoint", None, "Folder made by `livetalk convert import`, or by training.", flag_values=values)

@@ -98,17 +98,19 @@ _PLAIN: tuple[Metric, ...] = (
     Metric(
         name="joins",
         module=f"{_HERE}.joins",
-        columns=(Column("Join jump", "lower", "jump where chunks join, 1 is as inside of chunks"),),
-        source="ours",
+        columns=(Column("Join jump", "lower", "jump where chunks join over the median of those inside of chunks; 1 is seamless"),),
+        version=2,
+        source="ours; ratio to the frames around: PySceneDetect's AdaptiveDetector",
     ),
     Metric(
         name="mouth",
         module=f"{_HERE}.mouth",
         columns=(
             Column("A/V offset", "zero", "frames by which the picture is late", "an A/V match of 2, its peak inside half a second"),
-            Column("A/V match", "higher", "peak of the correlation of sound and picture, in medians"),
+            Column("A/V match", "higher", "peak of the correlation of sound and picture over all lags' median, cuts left out"),
             Column("Silent mouth", "lower", "motion of the mouth in silence as a share of that in speech", "silence of 0.7 s"),
         ),
+        version=2,
         source="ours",
     ),
     Metric(

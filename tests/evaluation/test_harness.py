@@ -451,7 +451,7 @@ def test_generated_videos_are_scored_as_they_come(tmp_path, monkeypatch, capsys)
     made_by = run.about["made_by"]
     assert made_by["checkpoint"]["digest"] == provenance.identify(checkpoint.SHIPPED / "tiny").digest
     assert made_by["checkpoint"]["digest"] in page and f"uncompressed frames, {SIZE}×{SIZE}" in page
-    assert "flicker 1, joins 1" in page and f"commit {run.about['commit']}" in page
+    assert "flicker 1, joins 2" in page and f"commit {run.about['commit']}" in page
     command.main([*arguments, "--real", "--out", str(tmp_path / "real"), "--name", "real"])
     real = runs.Run(tmp_path / "real")
     assert real.results()["one"].numbers["Frozen"] == 100 and real.results()["one"].codec == "vp9"

@@ -8,6 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from livetalk_jax.data.procedural.dataset import person_numbers
 from livetalk_jax.evaluation.metric import Absent, Clip, Truth
+from livetalk_jax.evaluation.metrics.mouth import SURE
 from livetalk_jax.evaluation.registry import METRICS
 from livetalk_jax.evaluation.scoring import Sample, score
 from tests.data.procedural import recording
@@ -50,32 +51,32 @@ STILL = {
 }  # fmt: skip
 
 # What each fault does to each column: "=" nothing, "+" and "-" move it by more than three times what is allowed above, "gone" takes the
-# number away; a word in brackets is why it may move: a share of sharpness, and joins of still pictures, which count as 1. "!" marks
-# moves for what the column is not meant to see: docs/evaluation.md tells them.
+# number away; a word in brackets is why it may move: a share of sharpness, joins of still pictures, which count as 1, another person's
+# mouth, and five frames that are interpolated. "!" marks moves for what the column is not meant to see: docs/evaluation.md tells them.
 FAULTS = """
-                  freezing  blurring     recolouring  fading  cut    joins  shifting
-Temporal-F        +!        +!           +            -       -      -      =
-Frozen            +         =            =            =       =      =      =
-Longest_freeze    +         =            =            =       =      =      =
-Colour            =         +!           +            +       +      +      =
-Colour_drift      =         =            =            +       +      =      =
-Sharpness         =         -            =            =       +      =      =
-Sharpness_drift   =         (sharpness)  =            =       +      =      =
-Join_jump         (stills)  =            =            =       -!     +      =
-A/V_offset        gone      =            =            =       gone   -!     +
-A/V_match         -         =            =            =       +!     +!     =
-Silent_mouth      =         =            =            +!      +!     +!     =
-Lip_r             -         =            =            =       -      =      =
-Lip_r_best        -         =            =            =       -      =      =
-Lip_lag           =         =            =            =       =      =      =
-Lip_error         +         =            =            =       +      =      =
-Width_r           -         -!           =            =       -      =      =
-Width_error       +         +!           =            =       +      =      =
-m_b_p_closed      -         =            =            =       -      =      =
-Rest_in_silence   -         =            =            =       -      =      =
-Identity          =         =            =            =       +      =      =
-Identity_drift    =         =            =            =       +      =      =
-Background_drift  =         =            =            +       =      +      =
+                  freezing  blurring     recolouring  fading  cut      joins   shifting
+Temporal-F        +!        +!           +            -       -        -       =
+Frozen            +         =            =            =       =        =       =
+Longest_freeze    +         =            =            =       =        =       =
+Colour            =         +!           +            +       +        +       =
+Colour_drift      =         =            =            +       +        =       =
+Sharpness         =         -            =            =       +        =       =
+Sharpness_drift   =         (sharpness)  =            =       +        =       =
+Join_jump         (stills)  =            =            =       =        +       =
+A/V_offset        gone      =            =            =       gone     (five)  +
+A/V_match         -         =            =            =       -!       =       =
+Silent_mouth      =         =            =            +!      (mouth)  =       =
+Lip_r             -         =            =            =       -        =       =
+Lip_r_best        -         =            =            =       -        =       =
+Lip_lag           =         =            =            =       =        =       =
+Lip_error         +         =            =            =       +        =       =
+Width_r           -         -!           =            =       -        =       =
+Width_error       +         +!           =            =       +        =       =
+m_b_p_closed      -         =            =            =       -        =       =
+Rest_in_silence   -         =            =            =       -        =       =
+Identity          =         =            =            =       +        =       =
+Identity_drift    =         =            =            =       +        =       =
+Background_drift  =         =            =            +       =        +       =
 """
 
 
@@ -181,18 +182,55 @@ def test_cutting_to_another_person():
     other = recording(OTHER, seed=3).frames(75)
     found = numbers(np.concatenate([frames[:75], other]))
     assert found["Identity drift"] > 30 and found["Identity"] > 15
+    # Both go with the sound, but no cell holds both mouths; the other's own rests at 0.09.
+    assert found["Silent mouth"] < 0.12
     check("cut", found)
 
 
 def test_chunks_that_do_not_join():
     found = numbers(with_jumps(0))
     assert found["Join jump"] > 1.5
+    assert abs(found["A/V offset"] - perfect()["A/V offset"]) < 0.2
     check("joins", found)
 
 
-def test_jumps_inside_of_chunks_flatter_the_joins():
-    """What "Join jump" cannot see: it is a ratio to what happens inside of chunks."""
-    assert numbers(with_jumps(14), only="joins")["Join jump"] < perfect()["Join jump"] - 3 * STILL["Join jump"]
+def brighter(levels: float) -> np.ndarray:
+    """The real video, so much brighter from the middle of its third chunk."""
+    frames, *_ = real()
+    return np.clip(frames + levels * (np.arange(len(frames)) >= 70)[:, None, None, None], 0, 255).astype(np.uint8)
+
+
+def frozen_inside() -> np.ndarray:
+    """The real video, that stands still for twenty frames inside its third chunk."""
+    frames = real()[0].copy()
+    frames[60:80] = frames[60]
+    return frames
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [lambda: with_jumps(14), lambda: brighter(40), lambda: brighter(3), frozen_inside],
+    ids=["jumps", "cut", "small", "freeze"],
+)
+def test_what_happens_inside_of_chunks_does_not_move_the_joins(fault):
+    assert numbers(fault(), only="joins")["Join jump"] == pytest.approx(perfect()["Join jump"], abs=STILL["Join jump"])
+
+
+@pytest.mark.parametrize("levels", [-40, 3, 40])
+def test_one_jump_of_the_picture_does_not_move_the_match(levels):
+    found = numbers(brighter(levels), only="mouth")
+    assert set(found) == {"A/V match", "A/V offset", "Silent mouth"}
+    for name, value in found.items():
+        assert value == pytest.approx(perfect()[name], abs=STILL[name])
+
+
+def test_a_cut_matches_no_sound():
+    """What nobody in the picture says has no match, and gets none from a cut."""
+    _, sound, *_ = real()
+    backwards = sound[::-1].copy()
+    before, found = numbers(None, backwards, only="mouth"), numbers(brighter(40), backwards, only="mouth")
+    assert found["A/V match"] == pytest.approx(before["A/V match"], abs=STILL["A/V match"])
+    assert found["A/V match"] < SURE and "A/V offset" not in found
 
 
 def test_a_mouth_that_moves_in_silence():

@@ -1,7 +1,11 @@
 """Jumps where chunks join, against the motion inside chunks.
 
-At a join the difference of the two frames is divided by the mean of the differences before and behind it; and the same between all
-other frames. The ratio of the two means is 1 where joins cannot be told from the rest.
+D is the mean absolute difference of two consecutive frames. A jump is D over the mean of the D before and behind, so that it does not
+depend on how much moves just then: a cut detector's ratio (PySceneDetect's AdaptiveDetector) with a window of one frame. The metric is
+the mean of the jumps at joins over the median of all others: about 1 where joins cannot be told from the rest. A median, because a cut
+inside of a chunk is a jump of hundreds, and what stands still there jumps of 1: half of all frames would have to be such before it
+goes with them (a breakdown point of 50 %; Huber, Robust Statistics, 1981). A mean at the joins, because there every jump counts: of
+eight joins in ten seconds a median would not show one that is broken.
 """
 
 from pathlib import Path
@@ -24,10 +28,10 @@ class Meter:
         changes = np.array(self._changes.levels) + LEAST
         jumps = changes[1:-1] / (0.5 * (changes[:-2] + changes[2:]))
         at_join = (np.arange(len(jumps)) + 2) % self.joins == 0  # jump k lies between frames k + 1 and k + 2
-        if not at_join.any():
+        if at_join.all() or not at_join.any():
             raise Absent("shorter than two chunks")
         seconds = (np.flatnonzero(at_join) + 2) / self.fps
-        ratio = jumps[at_join] / jumps[~at_join].mean()
+        ratio = jumps[at_join] / np.median(jumps[~at_join])
         return Scores({"Join jump": float(ratio.mean())}, {"Jump at each join": Curve(seconds, ratio)})
 
 
