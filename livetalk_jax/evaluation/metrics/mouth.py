@@ -48,9 +48,9 @@ def without_cuts(changes: np.ndarray) -> np.ndarray:
     """Changes of cells from frame to frame in grey levels, [F, cells], those of cuts interpolated from the frames around.
 
     A cut is a frame at which the median cell changes `CUT` times as much as in the median of five frames, two before and two behind.
-    This is the ratio of PySceneDetect's AdaptiveDetector (whose means were medians, and 4 were 3), of cells: a mouth is fewer than
-    half of them, so it is never a cut, and talking heads move smoothly. Measured on 12 times 10 s: at most 1.4 in drawn videos, also
-    with noise of five levels, 3.4 behind H.264, 2.3 in those of the small model; at least 5.2 where three levels jump.
+    This is how PySceneDetect's AdaptiveDetector finds cuts, by a mean of the four around and a ratio of 3. A mouth is fewer than half
+    of the cells, so it is never a cut, and heads move smoothly. Measured on 12 times 10 s: at most 1.4 in drawn videos, also with
+    noise of five levels, 3.4 behind H.264, 2.3 in those of the small model; at least 5.1 where three levels jump.
     """
     levels = np.median(np.abs(changes), axis=1) + LEAST
     kept = np.flatnonzero(levels <= CUT * median_filter(levels, 5, mode="mirror"))
