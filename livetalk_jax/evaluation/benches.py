@@ -89,11 +89,19 @@ class Listed:
 
     Raises:
         ValueError: the list needs a source whose folder is not given.
+        OSError: files of the list are not there; told at once, not hours later when their turn comes.
     """
 
     def __init__(self, entries: Sequence[Entry], roots: dict[str, Path], sizes: tuple[tuple[int, int], ...]):
         if missing := {entry.source for entry in entries} - set(roots):
             raise ValueError(f"the list has samples of {', '.join(sorted(missing))}: give the folder by --{min(missing)}")
+        needed = {
+            roots[entry.source] / file
+            for entry in entries
+            for file in (entry.portrait["video"], *(file for piece in entry.pieces for file in (piece.video, piece.sound)))
+        }
+        if absent := sorted(path for path in needed if not path.is_file()):
+            raise FileNotFoundError(f"{len(absent)} of the {len(needed)} files of the list are missing, such as {absent[0]}")
         self._entries = {f"{entry.bench}-{number:03d}": entry for number, entry in enumerate(entries)}
         self._roots, self._sizes = roots, sizes
         self.names: Sequence[str] = list(self._entries)

@@ -150,7 +150,7 @@ def write_list(path: Path, entries: Iterable[Entry]) -> None:
 
 
 def read_list(path: Path) -> list[Entry]:
-    """Raises ValueError where a line is no entry, OSError where there is no list."""
+    """Raises ValueError where a line is no entry or there is no line, OSError where there is no list."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no list {path}; make it with: livetalk evaluate lists --out {path.parent}")
     entries = []
@@ -159,9 +159,13 @@ def read_list(path: Path) -> list[Entry]:
             fields = json.loads(line)
             crop = fields["crop"]
             pieces = tuple(Piece(**piece) for piece in fields["pieces"])
+            if not pieces or not all(piece.start < piece.end for piece in pieces):
+                raise ValueError("it has no pieces, or one that ends before it starts")
             entries.append(Entry(**(fields | {"pieces": pieces, "crop": None if crop is None else tuple(crop)})))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number} is no entry of a list: {error}") from error
+    if not entries:
+        raise ValueError(f"{path} has no entries: no person of the data sets was fit for it")
     return entries
 
 

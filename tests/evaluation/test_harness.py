@@ -17,6 +17,7 @@ from livetalk_jax.evaluation.registry import METRICS
 from livetalk_jax.evaluation.scoring import Sample, score
 from livetalk_jax.flags import UsageError
 from livetalk_jax.media import VideoWriter
+from tests.evaluation.pipeline import FakePipeline
 
 SIZE = 64
 
@@ -394,25 +395,6 @@ def test_which_code_it_was(tmp_path, monkeypatch):
     assert provenance.surroundings()["commit"] == "unknown"
     (tmp_path / ".git").write_text("gitdir: /nowhere")  # a checkout that git cannot read
     assert provenance.surroundings()["commit"] == "unknown"
-
-
-class FakePipeline:
-    """Answers as `stream.session.Pipeline` does: chunks of ten frames that show the portrait, a little brighter each time."""
-
-    geometry = types.SimpleNamespace(new_frames=10)
-
-    def start(self, portrait, seed):
-        self.portrait = portrait
-        return self
-
-    def warm_up(self, session):
-        pass
-
-    def speak(self, speech):
-        count = len(speech[0]) * 25 // 16_000
-        for begin in range(0, count, 10):
-            frame = np.clip((self.portrait + 1) * 127.5 + begin, 0, 255).astype(np.uint8)
-            yield np.stack([np.roll(frame, k, 1) for k in range(min(10, count - begin))])
 
 
 class FakeBench:
