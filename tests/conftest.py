@@ -7,20 +7,22 @@ import pytest
 
 from livetalk_jax.programs import keep_programs
 
-# XLA's older code generator compiles twice as fast; JAX 0.11 has it no more, and ends where it is asked for. Commands that tests
-# start in processes of their own take this over.
+# XLA's older code generator compiles twice as fast, and a program in one piece takes a quarter less than in several at once; JAX
+# 0.11 has that generator no more, and ends where it is asked for. Commands that tests start in processes of their own take this over.
 if jax.__version_info__ < (0, 11):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # of those commands; for this process it is too late
 jax.config.update("jax_num_cpu_devices", 8)  # for tests/parallel; everything else runs on the first
 
-# Folders whose time is nearly all compilation, the slowest first.
-QUICK = ("training", "parallel", "benchmarks", "models", "nn", "stream")
+# Folders with the slowest files, the slowest first.
+SLOW = ("training", "parallel", "benchmarks", "models", "nn", "stream")
 
 
 def pytest_collection_modifyitems(items):
     # The slowest first: where tests run in several processes, none is left alone with them in the end.
-    rank = {name: number for number, name in enumerate(QUICK)}
-    items.sort(key=lambda item: rank.get(item.path.parent.name, len(QUICK)))
+    rank = {name: number for number, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.parent.name, len(SLOW)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and jax.default_backend() != "gpu":
         for item in marked:
@@ -41,8 +43,8 @@ def kept_programs(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(request):
-    """What compilation optimises does not matter for programs so small."""
-    quick = request.path.parent.name in QUICK
+    """What compilation optimises does not matter for programs so small; kernels are compiled as users have them."""
+    quick = request.path.parent.name != "kernels"
     if quick != jax.config.values["jax_disable_most_optimizations"]:
         jax.config.update("jax_disable_most_optimizations", quick)
         jax.clear_caches()  # JAX does not look at this setting when it reuses a program, and the two round differently

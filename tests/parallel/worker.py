@@ -12,7 +12,6 @@ from .small import UNEVEN, run_config, stream
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 4)
-    jax.config.update("jax_disable_most_optimizations", True)
     initialize()
     pipeline, frames, latents = stream(run_config().with_devices(8), UNEVEN, persons=1)
     out = Path(sys.argv[1]) / f"{jax.process_index()}.npz"

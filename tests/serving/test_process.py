@@ -55,7 +55,7 @@ def free_port():
 def process(command, **variables):
     """A running server; its log is in `stderr`. variables: of its environment."""
     # Compilation is nearly all of the time with networks, and what it optimises does not matter for small ones.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **variables}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", **variables}
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         yield running

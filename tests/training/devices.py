@@ -62,7 +62,6 @@ def one_iteration(stage: Stage, state: State, frozen: Frozen) -> dict[str, np.nd
 
 
 def main(teacher: str) -> None:
-    jax.config.update("jax_disable_most_optimizations", True)
     report = {}
     for name, plans in RUNS.items():
         alone = make(name, Plan(), teacher)
