@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from livetalk_jax.config import Wav2Vec2Config
+from livetalk_jax.nn.keys import Keys
 
 from . import clip_vision, dit, umt5, vae, wav2vec2
 from .engine import HasShape, Problem, Table, parameters, pattern_of
@@ -146,8 +148,8 @@ def config_json(entry: Form, config: Any) -> dict[str, Any]:
 
 @functools.cache
 def abstract_parameters(network: str, config: Any) -> Mapping[str, HasShape]:
-    """Path → parameter of a network that takes no memory. Tracing forty blocks takes seconds."""
-    return parameters(nnx.eval_shape(lambda: NETWORKS[network].make(config, rngs=nnx.Rngs(0))))
+    """Path → parameter of a network that takes no memory."""
+    return parameters(nnx.eval_shape(lambda: NETWORKS[network].make(config, rngs=Keys(jax.random.key(0)))))
 
 
 def form(network: str, name: str) -> Form:

@@ -16,6 +16,7 @@ from livetalk_jax.models.dit import DiT
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2
+from livetalk_jax.nn.keys import Keys
 from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.parallel.placement import by_path, put
@@ -41,7 +42,7 @@ def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
     """One untrained network of the five, with parameters of `dtype`; the same seed gives the same weights."""
     # XLA's own generator: threefry would be compiled anew for every shape of weight, which takes longer than all the rest.
     keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), len(_CLASSES))
-    return _CLASSES[name](getattr(model, name), rngs=nnx.Rngs(keys[list(_CLASSES).index(name)]), dtype=dtype)
+    return _CLASSES[name](getattr(model, name), rngs=Keys(keys[list(_CLASSES).index(name)]), dtype=dtype)
 
 
 def random_networks(model: ModelConfig, dtype: str, seed: int, where: Layout | None = None) -> Networks:

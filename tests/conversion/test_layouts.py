@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from livetalk_jax.conversion.__main__ import main
 from livetalk_jax.conversion.__main__ import run as run_arguments
 from livetalk_jax.conversion.sizes import NETWORKS
 from livetalk_jax.conversion.writers import FileWriter
+from livetalk_jax.nn.keys import Keys
 
 from . import published
 from .memory import measure, write_hollow
@@ -52,7 +54,7 @@ def read_shards(folder: Path, stem: str = "diffusion_pytorch_model") -> Tensors:
 
 
 def abstract(name: str, dtype=jnp.bfloat16) -> nnx.Module:
-    return nnx.eval_shape(lambda: NETWORKS[name].make(getattr(TINY, name), rngs=nnx.Rngs(0), dtype=dtype))
+    return nnx.eval_shape(lambda: NETWORKS[name].make(getattr(TINY, name), rngs=Keys(jax.random.key(0)), dtype=dtype))
 
 
 def copy(source: Path, to: Path) -> Path:

@@ -21,6 +21,7 @@ from livetalk_jax.models.dit import (
     person_positions,
     unpatchify,
 )
+from livetalk_jax.nn.keys import Keys
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.nn.stack import LOOP, Execution
 from livetalk_jax.parallel.seams import ONE_DEVICE
@@ -42,7 +43,7 @@ def random(seed, *shape):
 
 
 def abstract(config=CONFIG, dtype=jnp.float32):
-    return nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0), dtype=dtype))
+    return nnx.eval_shape(lambda: DiT(config, rngs=Keys(jax.random.key(0)), dtype=dtype))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
+from livetalk_jax.nn.keys import Keys
 from livetalk_jax.nn.layers import MLP, LayerNorm, Linear, RMSNorm, gelu_exact, gelu_tanh, standardize
 
 SHAPE = (2, 7, 24)
@@ -113,3 +114,9 @@ def test_statistics_of_bfloat16_are_float32():
     out = standardize(x, 1e-6)
     assert out.dtype == jnp.float32
     close(out, torch.nn.functional.layer_norm(torch.from_numpy(wide), (24,), eps=1e-6), rounding(wide))
+
+
+def test_keys_are_those_of_flax():
+    key = jax.random.key(3, impl="unsafe_rbg")
+    ours, flax = Keys(key), nnx.Rngs(key)
+    assert all(ours.params() == flax.params() for _ in range(3))
