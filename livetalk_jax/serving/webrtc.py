@@ -36,6 +36,7 @@ from livetalk_jax.serving.websocket import MESSAGES_PER_SECOND, STATS_TICKS, con
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20.0  # to come from the answer to a connection
+SILENT_SECONDS = 10.0  # a peer that nothing comes from is gone; one that lives tells each second or so what it receives
 FAREWELL_SECONDS = 0.2  # for the last message to go out
 MAX_BINARY = 2**16  # bytes of a message of the data channel, as its descriptions say
 VIDEO_WAITING = 3  # frames; when the encoder is slower, the oldest go
@@ -181,10 +182,23 @@ class Peer:
             self._changed.clear()
             await self._changed.wait()
 
+    async def _gone(self) -> None:
+        """Until the connection is over, or nothing has come through it for a while: a peer that dies says no goodbye."""
+        heard = -1
+        while heard != (heard := await self._received()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SILENT_SECONDS):
+                    return await self._until("failed", "closed")
+
+    async def _received(self) -> int:
+        """Packets, so far."""
+        reports = (await self._connection.getStats()).values()
+        return sum(report.packetsReceived for report in reports if report.type == "transport")
+
     async def _send(self) -> None:
         output, live = self._output, self._live
         assert output is not None
-        gone = asyncio.create_task(self._until("failed", "closed"))
+        gone = asyncio.create_task(self._gone())
         gone.add_done_callback(lambda _: output.close())
         self._greet()
         try:

@@ -1,6 +1,7 @@
 """The WebRTC transport with a peer of this process, and what it makes of a microphone."""
 
 import asyncio
+import gc
 import json
 from fractions import Fraction
 
@@ -11,10 +12,14 @@ import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from livetalk_jax.serving import webrtc
 from livetalk_jax.serving.client import Client, Refused
+from livetalk_jax.serving.engine import Limits
 from livetalk_jax.serving.errors import ServingError
+from livetalk_jax.serving.live import LiveSession
 from livetalk_jax.serving.webrtc import Gate, Peer, _Track
 from tests.serving import card as cards
+from tests.serving.conftest import running
 
 RATE = 48_000
 PIECE = RATE // 50
@@ -90,6 +95,13 @@ class Listener:
     async def event(self, name):
         return await self.until(lambda: next((m for m in self.messages if m["type"] == name), None))
 
+    def vanish(self):
+        """As if its process had died: its sockets are gone, and nobody was told."""
+        ice = self.connection.sctp.transport.transport.iceGatherer._connection
+        for protocol in ice._protocols:
+            protocol.transport.abort()
+            protocol.transport.sendto = lambda *_: None
+
     async def close(self):
         await self.connection.close()
         for task in self._tasks:
@@ -130,6 +142,38 @@ def test_pictures_and_sound_come_and_the_microphone_speaks(url, server, loopback
     numbers = asyncio.run(talk())
     # A busy machine loses packets, and the pictures after them are damaged for a while.
     assert len(numbers) > 10 and np.mean(np.diff(numbers) > 0) > 0.5
+
+
+def test_peers_that_vanish(loopback, monkeypatch):
+    """One in mid-speech, one before it was connected: their sessions end, their seats are free, and nothing is left of them."""
+    monkeypatch.setattr(webrtc, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(webrtc, "CONNECT_SECONDS", 1.5)
+
+    async def talk(url, engine):
+        async with Client(url) as client:
+            sessions, listeners = [await client.open() for _ in range(2)], [Listener() for _ in range(2)]
+            for session, listener in zip(sessions, listeners, strict=True):
+                await listener.connect(client, session)
+            listeners[1].vanish()
+            listeners[0].microphone.speak()
+            await listeners[0].event("speech_started")
+            listeners[0].vanish()
+            async with asyncio.timeout(20):  # ICE by itself takes 33 s
+                while engine.sessions:
+                    await asyncio.sleep(0.05)
+            assert not engine.readers and [task.get_coro().__name__ for task in engine._tasks] == ["_reap"]
+            for session in [await client.open() for _ in range(2)]:
+                await client.close(session)
+            for listener in listeners:
+                await listener.close()
+
+    with running(cards.TestCard(), Limits(sessions=2, detached_seconds=0.5)) as (url, server):
+        asyncio.run(talk(url, server.engine))
+        told = server.engine.metrics.registry.get_sample_value
+        assert told("livetalk_sessions_total", {"reason": "nobody_reads"}) == 2 and told("livetalk_sessions_active") == 0
+    gc.collect()
+    left = [thing for thing in gc.get_objects() if isinstance(thing, (Peer, LiveSession))]
+    assert not [thing for thing in left if isinstance(thing, Peer) or thing.engine is server.engine]
 
 
 @pytest.mark.parametrize(
