@@ -12,8 +12,10 @@ from livetalk_jax.serving import app
 from livetalk_jax.serving.engine import Limits
 from livetalk_jax.serving.tokens import Guard
 from tests.serving.browser import chromium, needed, opened, speech
-from tests.serving.card import SIZE, TestCard
+from tests.serving.card import SIZE, TestCard, read
 from tests.serving.conftest import running
+from tests.serving.test_process import card_server, free_port
+from tests.serving.test_replicas import routed
 
 pytestmark = needed
 STAGES = ("collect", "turn", "compute", "encode", "network", "player")
@@ -134,6 +136,36 @@ def test_a_lost_session_is_carried_on(served, browser):
         until(page, f"s.number > {after + 10}")
         frames, dropped = card.rewinds[-1]
         assert len(frames) == card.motion_frames and dropped == 0
+
+
+LOOPBACK = "import aioice.ice; aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ['127.0.0.1']"
+
+
+@pytest.mark.parametrize("transport", ["websocket", "webrtc"])
+def test_a_replica_that_is_killed(served, browser, transport):
+    """The page goes on at the other one, with its portrait, its interruptions, and the last frames that were seen."""
+    url, server, card = served
+    port = free_port()
+    doomed = f"http://127.0.0.1:{port}"
+    with card_server(port, load=LOOPBACK) as process, routed([doomed, url]) as (address, router), opened(browser, address) as page:
+        while [replica.url for replica in router.freest()] != [doomed, url]:  # which has more seats
+            page.wait_for_timeout(20)
+        page.set_input_files("#portrait-file", {"name": "own.png", "mimeType": "image/png", "buffer": picture(200)})
+        page.check(f"[value={transport}]")
+        page.click("#start")
+        state(page, "live")
+        page.click("#interrupt")
+        until(page, "s.number > 30")
+        assert not server.engine.sessions
+        process.kill()
+        state(page, "reconnecting")
+        state(page, "live")
+        (live,) = server.engine.sessions.values()
+        assert live.timeline.state.shade == 200 and live.timeline.generation == 1
+        frames, dropped = card.rewinds[-1]
+        numbers = [read(frame)[0] for frame in frames]
+        assert len(frames) == card.motion_frames and dropped == 0 and min(numbers) > 15, numbers  # a black one is 0
+        until(page, f"s.number > {max(numbers) + 10}")
 
 
 def picture(shade):

@@ -92,8 +92,11 @@ export class Motion {
     this.video = video
     this.length = length
     const frame = (now, metadata) => {
-      this.#keep()
-      onframe(metadata)
+      // Tracks that have ended show black.
+      if (video.srcObject?.active !== false) {
+        this.#keep()
+        onframe(metadata)
+      }
       video.requestVideoFrameCallback(frame)
     }
     video.requestVideoFrameCallback?.(frame)
