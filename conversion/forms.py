@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from livetalk_jax.config import Wav2Vec2Config
-from livetalk_jax.nn.keys import Keys
+from livetalk_jax.models.keys import Keys
 
 from . import clip_vision, dit, umt5, vae, wav2vec2
 from .engine import HasShape, Problem, Table, parameters, pattern_of

@@ -13,10 +13,10 @@ from livetalk_jax import checkpoint
 from livetalk_jax.config import ModelConfig
 from livetalk_jax.models.clip_vision import CLIPVision
 from livetalk_jax.models.dit import DiT
+from livetalk_jax.models.keys import Keys
 from livetalk_jax.models.umt5 import UMT5Encoder
 from livetalk_jax.models.vae import VAE
 from livetalk_jax.models.wav2vec2 import Wav2Vec2
-from livetalk_jax.nn.keys import Keys
 from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.parallel.placement import by_path, put

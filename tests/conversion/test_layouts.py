@@ -17,7 +17,7 @@ from livetalk_jax.conversion.__main__ import main
 from livetalk_jax.conversion.__main__ import run as run_arguments
 from livetalk_jax.conversion.sizes import NETWORKS
 from livetalk_jax.conversion.writers import FileWriter
-from livetalk_jax.nn.keys import Keys
+from livetalk_jax.models.keys import Keys
 
 from . import published
 from .memory import measure, write_hollow

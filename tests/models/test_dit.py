@@ -21,7 +21,7 @@ from livetalk_jax.models.dit import (
     person_positions,
     unpatchify,
 )
-from livetalk_jax.nn.keys import Keys
+from livetalk_jax.models.keys import Keys
 from livetalk_jax.nn.rotary import rotary_3d
 from livetalk_jax.nn.stack import LOOP, Execution
 from livetalk_jax.parallel.seams import ONE_DEVICE

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flax import nnx
 
-from livetalk_jax.nn.keys import Keys
+from livetalk_jax.models.keys import Keys
 from livetalk_jax.nn.layers import MLP, LayerNorm, Linear, RMSNorm, gelu_exact, gelu_tanh, standardize
 
 SHAPE = (2, 7, 24)
