@@ -1,4 +1,4 @@
-"""The end of `tiny`: stage 1 goes on at the timesteps of four steps alone, guided by speech. What is shipped is made by this.
+"""`tiny` goes on from stage 1 at the timesteps of four steps alone, guided by speech; pictures_tiny goes on from this.
 
     --config.checkpoint=DIR      of the run of stage1_tiny
     --config.data.path=DIR,DIR   of `livetalk data encode`

@@ -45,7 +45,16 @@ def test_every_configuration_is_whole(name):
 
 def test_their_names():
     stages = [f"stage{number}_{size}" for number in (1, 2) for size in ("14b", "1b3", "tiny")]
-    assert config_names() == ["audio_tiny", "few_steps_tiny", "infinitetalk_14b", "soulx_14b", *stages, "tiny", "vae_tiny"]
+    assert config_names() == [
+        "audio_tiny",
+        "few_steps_tiny",
+        "infinitetalk_14b",
+        "pictures_tiny",
+        "soulx_14b",
+        *stages,
+        "tiny",
+        "vae_tiny",
+    ]
 
 
 @pytest.mark.parametrize(("argument", "buckets"), [("720x416", ((720, 416), (416, 720))), ("768x448", ((768, 448), (448, 768)))])

@@ -1,6 +1,6 @@
 """Make the checkpoint that is shipped, and its card, of a finished training folder.
 
-    python tools/pack_small_model.py --from out/small [--checkpoint out/small/few_steps/student] [--to livetalk_jax/checkpoints/tiny]
+    python tools/pack_small_model.py --from out/small [--checkpoint out/small/pictures/student] [--to livetalk_jax/checkpoints/tiny]
 
 `--from` is the folder of tools/train_small.sh: its times.txt says how long each part took and on what, its results.json what
 tools/check_small_model.py measured. Weights become bfloat16. The folder must not hold more than 16 MiB.
@@ -39,11 +39,12 @@ split's persons, voices and lines are others; all numbers below are of it.
 ## Training
 {times}
 
-Commands and every setting: `tools/train_small.sh`, `configs/vae_tiny.py`, `audio_tiny.py`, `stage1_tiny.py`, `few_steps_tiny.py`;
-seed 0. A run that is cut by minutes ends at another step on another machine; `--config.loop.steps` gives the numbers of steps above.
+Commands and every setting: `tools/train_small.sh`, `configs/vae_tiny.py`, `audio_tiny.py`, `stage1_tiny.py`, `few_steps_tiny.py`,
+`pictures_tiny.py`; seed 0. A run that is cut by minutes ends at another step on another machine; `--config.loop.steps` gives the
+numbers of steps above.
 
 ## Numbers
-Of {measured}. "teacher" is stage 1 with 40 guided steps, "few_steps" what is packed in 4 and 2 steps, "stage2" a student of stage 2.
+Of {measured}. "teacher" is stage 1 with 40 guided steps, "tiny" what is packed in 4 and 2 steps, "stage2" a student of stage 2.
 
 {results}
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--to", type=Path, default=checkpoint.SHIPPED / "tiny")
     given = parser.parse_args()
-    source = given.checkpoint or given.run / "few_steps/student"
+    source = given.checkpoint or given.run / "pictures/student"
     model = ModelConfig.tiny()
     names = [field.name for field in dataclasses.fields(model) if field.name != "tokenizer"]
     networks = {name: load_network(model, name, jnp.bfloat16, source) for name in names}
@@ -96,7 +97,7 @@ def main() -> None:
         sys.exit(f"{new} has {size(new) / 2**20:.1f} MiB; 16 is the most that is shipped")
 
     counts = {name: sum(math.prod(t.shape) for t in checkpoint.tensors(new, name).values()) for name in names}
-    trained = {"dit": "stage 1, then at four steps alone", "vae": "reconstruction", "audio": "mouths from speech"}
+    trained = {"dit": "stage 1, in the end at four steps and by pictures", "vae": "reconstruction", "audio": "mouths from speech"}
     clips = sorted((given.run / "clips").glob("*/clips.json"), key=lambda path: int(path.parent.name))
     made = [json.loads(path.read_text()) for path in clips]
     results = given.run / "results.json"

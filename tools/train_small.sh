@@ -4,17 +4,18 @@
 #     sh tools/train_small.sh out/small                       all parts
 #     sh tools/train_small.sh out/small draw vae audio        some of them, in this order
 #
-# Parts: draw, vae, audio, encode, decoder, stage1, few_steps, stage2, check, pack; few_steps is what is packed, stage2 is there to be
-# compared with. A part that is done is passed over; one that was cut off goes on from its last checkpoint. `draw` works in the
+# Parts: draw, vae, audio, encode, decoder, stage1, few_steps, pictures, stage2, check, pack; pictures is what is packed, stage2 is there
+# to be compared with. A part that is done is passed over; one that was cut off goes on from its last checkpoint. `draw` works in the
 # background: `vae` waits for the first two folders of clips, what follows for all of them.
 # Settings, by environment: PARTS folders of CLIPS clips each; WORKERS processes that draw; minutes of training VAE_MINUTES,
-# AUDIO_MINUTES, DECODER_MINUTES, STAGE1_MINUTES, FEW_STEPS_MINUTES, STAGE2_MINUTES; FLAGS for every training, such as
+# AUDIO_MINUTES, DECODER_MINUTES, STAGE1_MINUTES, FEW_STEPS_MINUTES, PICTURES_MINUTES, STAGE2_MINUTES; FLAGS for every training, such as
 # --config.runtime.dtype=float32 on a CPU.
 set -eu
 W=${1:?give a folder}; shift
-WORDS=${*:-draw vae audio encode decoder stage1 few_steps stage2 check pack}
+WORDS=${*:-draw vae audio encode decoder stage1 few_steps pictures stage2 check pack}
 : "${PARTS:=16}" "${CLIPS:=512}" "${WORKERS:=15}" "${PYTHON:=python3}" "${FLAGS:=}"
-: "${VAE_MINUTES:=6}" "${AUDIO_MINUTES:=4}" "${DECODER_MINUTES:=6}" "${STAGE1_MINUTES:=26}" "${FEW_STEPS_MINUTES:=7}" "${STAGE2_MINUTES:=6.3}"
+: "${VAE_MINUTES:=6}" "${AUDIO_MINUTES:=4}" "${DECODER_MINUTES:=9}" "${STAGE1_MINUTES:=26}" "${FEW_STEPS_MINUTES:=7}" "${PICTURES_MINUTES:=10}"
+: "${STAGE2_MINUTES:=6.3}"
 mkdir -p "$W/clips" "$W/features"
 last=$((PARTS - 1))
 livetalk() { "$PYTHON" -c 'from livetalk_jax.cli import main; main()' "$@"; }
@@ -70,14 +71,15 @@ for word in $WORDS; do
             note encode "$begun" ;;
         decoder)
             train decoder vae_tiny "$DECODER_MINUTES" "$(folders clips $last)" "$W/audio/student" --config.autoencoding.decoder_alone=True \
-                --config.optimizer.learning_rate=1e-3 ;;
+                --config.optimizer.learning_rate=1e-3 --config.optimizer.decay_steps=20000 --config.loop.steps=2500 ;;
         stage1) train stage1 stage1_tiny "$STAGE1_MINUTES" "$(folders features $last)" "$W/decoder/student" ;;
         few_steps) train few_steps few_steps_tiny "$FEW_STEPS_MINUTES" "$(folders features $last)" "$W/stage1/student" ;;
+        pictures) train pictures pictures_tiny "$PICTURES_MINUTES" "$(folders features $last)" "$W/few_steps/student" ;;
         stage2) train stage2 stage2_tiny "$STAGE2_MINUTES" "$(folders features $last)" "$W/stage1/student" ;;
         check)
             check --what vae,audio --checkpoint "$W/decoder/student"
-            check --what talk --name few_steps_4 --checkpoint "$W/few_steps/student"
-            check --what talk --name few_steps_2 --checkpoint "$W/few_steps/student" --config.sampler.steps=2
+            check --what talk --name tiny_4_steps --checkpoint "$W/pictures/student"
+            check --what talk --name tiny_2_steps --checkpoint "$W/pictures/student" --config.sampler.steps=2
             check --what talk --name stage2 --checkpoint "$W/stage2/student"
             check --what talk --name teacher --config stage1_tiny --checkpoint "$W/stage1/student" ;;
         pack) "$PYTHON" tools/pack_small_model.py --from "$W" ;;
