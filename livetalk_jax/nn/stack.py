@@ -32,9 +32,12 @@ _POLICIES = {"none": _all_but_gathered, "full": jax.checkpoint_policies.nothing_
 class Execution:
     """How blocks run.
 
-    `scan` compiles one block instead of all, at the price of copying every layer's weights once a call, so inference leaves it off
-    (measured on an H200: 13 ms of a DiT step at 14 B). `remat` recomputes a block's activations in the backward pass: "full" keeps
-    only its input, "save_dots" the results of its matrix products and of cuDNN's attention too.
+    `scan` compiles one block instead of all, at the price of copying every layer's weights once a call, and in training of filling and
+    copying what all layers keep; so inference leaves it off (measured on an H200: 13 ms of a DiT step at 14 B, and 70 of 480 ms of an
+    update at 1.3 B, which compiles in half the time with it).
+
+    `remat` recomputes a block's activations in the backward pass: "full" keeps only its input, "save_dots" the results of its matrix
+    products and of cuDNN's attention too.
     """
 
     scan: bool = False
