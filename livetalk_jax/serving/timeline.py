@@ -176,8 +176,20 @@ class Timeline:
         return self.in_segment or self._pushed > self._heard
 
     def _ready(self) -> bool:
-        """Enough speech for a chunk, or all that there will be of it."""
-        return self.pending >= self._chunk_frames * TICK or (self.pending > 0 and self._marked == self._pushed)
+        """All that there will be of the speech; or enough for a chunk, and for the next to follow it without a pause."""
+        if self._marked == self._pushed:
+            return self.pending > 0
+        if self.pending < self._chunk_frames * TICK:
+            return False
+        return self._goes_on() or len(self._shots) + self.pending // TICK >= self.floor + self._chunk_frames + JITTER_TICKS
+
+    def _goes_on(self) -> bool:
+        """The last frame in hand speaks, and what waits is of the same segment."""
+        return (self._shots[-1].speaking if self._shots else self.in_segment) and self._marked != self._taken
+
+    def _last_words(self) -> int:
+        """Samples that must not wait behind a chunk of silence: the rest of what has ended, or all there is of what goes on."""
+        return max(0, self._marked - self._taken) or self.pending * self._goes_on()
 
     def _idle_tail(self) -> int:
         """Frames at the end of the queue in which nobody speaks."""
@@ -193,7 +205,8 @@ class Timeline:
 
     def begin(self) -> Work:
         """The next chunk's work. For speech, idle frames go that would only keep it waiting."""
-        spoken = self._take(self._chunk_frames * TICK) if self._ready() else np.zeros(0, np.int16)
+        chunk = self._chunk_frames * TICK
+        spoken = self._take(chunk if self._ready() else min(chunk, self._last_words()))
         if len(spoken):
             self._cut(max(len(self._shots) - self._idle_tail(), self.floor + JITTER_TICKS))
         rewind = None
@@ -201,7 +214,7 @@ class Timeline:
             frames = [*self._shown, *(shot.frame for shot in self._shots)] or [self._still]
             frames = [frames[0]] * (self._motion_frames - len(frames)) + frames[-self._motion_frames :]
             rewind = np.stack(frames), self._dropped
-        speech = np.pad(spoken, (0, self._chunk_frames * TICK - len(spoken)))
+        speech = np.pad(spoken, (0, chunk - len(spoken)))
         self._working, self._made = Work(self.state, speech, len(spoken), rewind, self._epoch), 0
         return self._working
 
@@ -235,7 +248,7 @@ class Timeline:
                 self._shots.pop()
 
     def _take(self, count: int) -> np.ndarray:
-        pieces, missing = [], count
+        pieces, missing = [np.zeros(0, np.int16)], count
         while self._speech and missing:
             piece = self._speech.popleft()
             if len(piece) > missing:

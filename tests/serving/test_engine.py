@@ -6,12 +6,15 @@ import gc
 import threading
 import types
 import weakref
+from itertools import groupby
 from typing import ClassVar
 
+import httpx2
 import numpy as np
 import pytest
 
 from livetalk_jax.serving import engine as engines
+from livetalk_jax.serving.app import Server, create_app
 from livetalk_jax.serving.engine import Clock, Engine, Limits
 from livetalk_jax.serving.errors import ServingError
 from livetalk_jax.serving.jobs import KEEP_SECONDS, Jobs
@@ -318,27 +321,61 @@ def test_a_model_that_cannot_be_loaded():
     asyncio.run(body())
 
 
-def test_as_many_as_fit_and_twice_as_many():
-    """Everybody admitted gets every frame in order; the rest hear no at once."""
+def test_as_many_as_fit_talk_and_twice_as_many_ask(monkeypatch):
+    """Five sessions keep the model busy, whose chunks take 0.2 s of their 1.12: none is disturbed, the others hear no at once."""
+    takes, seats, said, speech = 0.2, 5, 100, np.full(640, 9000, np.int16)
+
+    def step(*arguments, original=engines._step):
+        return original(*arguments)[0], engines.Pace(takes, takes, takes)
 
     async def body():
         clock, card = HandClock(), TestCard()
-        async with running(card, clock, sessions=5) as engine:
-            admitted = [await started(engine) for _ in range(5)]
-            for _ in range(5):
-                with pytest.raises(ServingError) as refused:
-                    engine.open(PORTRAIT)
-                assert (refused.value.code, refused.value.status, refused.value.retryable) == ("at_capacity", 503, True)
-                assert 1 <= refused.value.retry_after <= 30
-            for _ in range(100):
-                await clock.move(0.04)
-                await until(lambda: all(live.timeline.ahead > 2 for live, _ in admitted))
-            for live, output in admitted:
+
+        async def in_time(call):
+            await clock.sleep(takes)
+            result = call()
+            await asyncio.sleep(0)  # its frames arrive first
+            return result
+
+        async with running(card, clock, sessions=seats) as engine, contextlib.AsyncExitStack() as stack:
+            monkeypatch.setattr(engines, "_step", step)
+            engine._in_thread = in_time
+            engine.chunk_seconds = engine.ahead_seconds = takes
+            asked = httpx2.ASGITransport(create_app(Server(engine=engine)))
+            http = await stack.enter_async_context(httpx2.AsyncClient(transport=asked, base_url="http://localhost"))
+            lives = [engine.open(PORTRAIT) for _ in range(seats)]
+            outputs = [stack.enter_context(live.subscribe(10_000)) for live in lives]
+
+            async def talk(begin, end):
+                """Each says four seconds, and is silent for two to four."""
+                for tick in range(25 * begin, 25 * end):
+                    for number, live in enumerate(lives):
+                        if tick % (150 + 12 * number) < said:
+                            live.push_audio(speech, 16_000)
+                    await clock.move(0.04)
+
+            await talk(0, 10)
+            steps, shown = card.steps, [live.timeline.ticks for live in lives]
+            answers = await asyncio.gather(*(http.post("/v1/sessions") for _ in range(2 * seats)))
+            assert set(engine.sessions.values()) == set(lives) and not engine._starts
+            for answer in answers:
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "at_capacity")
+                assert answer.json()["error"]["retryable"] and 1 <= int(answer.headers["retry-after"]) <= 30
+            assert value(engine, "refused_total", code="at_capacity") == len(answers)
+
+            await talk(10, 50)
+            assert 0.85 < takes * (card.steps - steps) / 40 <= 1  # of the time, so the model was busy
+            assert value(engine, "tick_delay_seconds_sum") < 1e-6 and [live.late for live in lives] == [0] * seats
+            assert [live.timeline.ticks - ticks for live, ticks in zip(lives, shown, strict=True)] == [1000] * seats
+            for output in outputs:
                 ticks = ticks_of(await output.take())
-                assert [read(tick.frame)[0] for tick in ticks] == list(range(101))
-                assert live.late == 0
-            admitted[0][0].close("client")
-            engine.open(PORTRAIT)
+                assert [tick.number for tick in ticks] == [read(tick.frame)[0] for tick in ticks] == list(range(len(ticks)))
+                whole = [len(list(run)) for speaking, run in groupby(tick.speaking for tick in ticks) if speaking]
+                assert len(whole) > 4 and set(whole[:-1]) == {said}  # no pause in what is said
+            lives[0].close("client")
+            engine.check_room()
+            for live in lives:
+                live.close("client")
 
     asyncio.run(body())
 

@@ -18,10 +18,13 @@ def loud(frames):
 
 
 class Driver:
-    """A time line with a model that makes the first frames of a chunk in `delay` ticks, and the others in one more."""
+    """A time line with a model that makes the first frames of a chunk in `delay` ticks, and the others in one more.
 
-    def __init__(self, delay=3, shown=None):
-        self.card, self.delay = TestCard(), delay
+    Before that it does something else for `turn` ticks, until there is speech.
+    """
+
+    def __init__(self, delay=3, shown=None, turn=0):
+        self.card, self.delay, self.turn, self.waited = TestCard(), delay, turn, 0
         self.line = Timeline(STILL, chunk_frames=CHUNK, motion_frames=MOTION, shown=shown)
         self.line.state, self.line.floor = State(7, 0), FLOOR
         self.work, self.finished = None, []
@@ -31,8 +34,11 @@ class Driver:
         """The ticks of so many steps of time."""
         first = len(self.items)
         for _ in range(ticks):
-            if self.work is None and self.line.wants():
-                work = self.line.begin()
+            wanted = self.work is None and self.line.wants()
+            self.waited += wanted
+            if wanted and self.waited > self.turn:
+                work, self.waited = self.line.begin(), 0
+                self.turn = 0 if work.spoken else self.turn
                 state = work.state if work.rewind is None else self.card.rewind(work.state, *work.rewind)
                 pieces, state = self.card.step(state, work.speech.astype(np.float32) / 32768)
                 self.work = [self.delay, work, pieces, state]
@@ -106,8 +112,13 @@ def test_idle_frames_that_nobody_saw_make_way_for_speech(driver):
     assert [read(frame)[0] for frame in frames] == [numbers[start - 1] - i for i in reversed(range(MOTION))]
 
 
-def test_live_speech_has_no_gap(driver):
-    """It arrives as fast as it is spoken, in pieces of two and a half ticks."""
+@pytest.mark.parametrize(("turn", "floor"), [(0, FLOOR), (20, CHUNK)])
+@pytest.mark.parametrize("begin", range(0, 2 * CHUNK, 6))
+def test_live_speech_has_no_gap(turn, floor, begin):
+    """It arrives as fast as it is spoken, in pieces of two and a half ticks, whatever is in hand when it begins."""
+    driver = Driver(turn=turn)
+    driver.line.floor = floor
+    driver.run(begin)
     speech, ticks = loud(200), []
     for begin in range(0, len(speech), 5 * TICK // 2):
         driver.line.push(speech[begin : begin + 5 * TICK // 2])
@@ -117,6 +128,18 @@ def test_live_speech_has_no_gap(driver):
     np.testing.assert_array_equal(spoken(ticks)[: len(speech)], speech)
     speaking = np.flatnonzero([tick.speaking for tick in ticks])
     assert np.ptp(speaking) == len(speaking) - 1 == 199
+
+
+@pytest.mark.parametrize("rest", range(0, CHUNK, 3))
+def test_the_last_words_of_live_speech_do_not_wait_for_its_end(driver, rest):
+    """Nothing says that it is over but half a second without it, when the chunk before is nearly shown."""
+    speech, ticks = loud(2 * CHUNK + rest), []
+    for begin in range(0, len(speech), TICK):
+        driver.line.push(speech[begin : begin + TICK])
+        ticks += driver.run(1)
+    ticks += driver.run(100)
+    np.testing.assert_array_equal(spoken(ticks), speech)
+    assert np.ptp(np.flatnonzero([tick.speaking for tick in ticks])) == len(speech) // TICK - 1
 
 
 def test_speech_without_a_mark_ends_by_itself(driver):
