@@ -23,11 +23,11 @@ class State(NamedTuple):
 def draw(number: int, speaking: bool, size: tuple[int, int] = SIZE) -> np.ndarray:
     """The number in 16 blocks of the upper half, the lower half bright while speaking."""
     height, width = size
-    bits = np.repeat([(number >> (BITS - 1 - i)) & 1 for i in range(BITS)], width // BITS)
-    frame = np.zeros((height, width, 3), np.uint8)
-    frame[: height // 2] = (bits * 255)[None, :, None]
+    bits = np.unpackbits(np.array([number >> 8 & 255, number & 255], np.uint8))
+    frame = np.empty((height, 3 * width), np.uint8)
+    frame[: height // 2] = np.repeat(255 * bits, 3 * (width // BITS))
     frame[height // 2 :] = 255 if speaking else 0
-    return frame
+    return frame.reshape(height, width, 3)
 
 
 def read(frame: np.ndarray) -> tuple[int, bool]:
