@@ -340,7 +340,7 @@ def test_as_many_as_fit_talk_and_twice_as_many_ask(monkeypatch):
         async with running(card, clock, sessions=seats) as engine, contextlib.AsyncExitStack() as stack:
             monkeypatch.setattr(engines, "_step", step)
             engine._in_thread = in_time
-            engine.chunk_seconds = engine.ahead_seconds = takes
+            engine.chunk_seconds, engine.ahead_seconds, engine.start_seconds = takes, takes, 0.0
             asked = httpx2.ASGITransport(create_app(Server(engine=engine)))
             http = await stack.enter_async_context(httpx2.AsyncClient(transport=asked, base_url="http://localhost"))
             lives = [engine.open(PORTRAIT) for _ in range(seats)]
