@@ -123,7 +123,7 @@ def failures(command: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         sys.exit(_fail(f"{command}: {_missing(error)}"))
     except (UsageError, ValueError, OSError) as error:
-        sys.exit(_fail(f"{command}: {' '.join(str(error).split())}"))
+        sys.exit(_fail(f"{command}: {_told(error)}"))
     except KeyboardInterrupt:
         sys.exit(_fail(f"{command}: interrupted", 130))
 
@@ -132,6 +132,12 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Run a command, its failures told in one line."""
     with failures(argv[0]):
         main(argv)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, FileExistsError) and error.filename:  # of mkdir, which says what is there and not what would be right
+        return f"{error.filename} is a file where a folder is to be; give another name"
+    return " ".join(str(error).split())
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -133,6 +133,8 @@ def test_help(flag, capsys):
         (flags.UsageError("say it so"), 2, "command: say it so"),
         (ValueError("several\n  lines"), 2, "command: several lines"),
         (FileNotFoundError("a.png does not exist"), 2, "command: a.png does not exist"),
+        (FileExistsError("out holds clips already"), 2, "command: out holds clips already"),
+        (FileExistsError(17, "File exists", "out"), 2, "command: out is a file where a folder is to be; give another name"),
         (KeyboardInterrupt(), 130, "command: interrupted"),
     ],
 )

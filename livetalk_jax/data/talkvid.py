@@ -66,7 +66,7 @@ def scan(root: Path, annotations: Path | None = None) -> Iterator[Record | LeftO
     )
     if not files:
         raise FileNotFoundError(
-            f"{root} has no filtered_video_clips.json, which TalkVid is published with; give its path with --annotations"
+            f"neither {root} nor its folder data has a filtered_video_clips*.json, which TalkVid is published with; put it there"
         )
     clips: dict[str, list[_File]] = defaultdict(list)
     for path in sorted(root.rglob("*.mp4")):
