@@ -79,7 +79,7 @@ def test_talkvid_files_are_not_taken_for_others(tmp_path):
 
 
 def test_talkvid_without_annotations(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"filtered_video_clips\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has a filtered_video_clips\*\.json"):
         list(talkvid.scan(tmp_path))
 
 
