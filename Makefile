@@ -4,7 +4,7 @@
 # make lint   ruff and mypy alone
 # make sharding-aot   compiles every plan for eight H200s on a machine without a GPU, a minute or a minute and a half each, and fails
 #                     where something moves that should not; AOT_FLAGS='--plans u8r1-g4x2' compiles one
-# make small-model   trains the shipped model in out/small, from nothing: about an hour on a GPU, days without; needs espeak-ng
+# make small-model   trains the shipped model in out/small, from nothing: some 75 minutes on a GPU, days without; needs espeak-ng
 # make memory   compiles both 14B training stages for 8, 16 and 32 H200s on a machine without a GPU: what each GPU must hold; 15 programs,
 #               six to twenty minutes for each stage and number of GPUs
 

@@ -1,4 +1,5 @@
-"""The end of `tiny`: few steps go on with decoded pictures in the loss, for faces that are sharper. What is shipped is made by this.
+"""The end of `tiny`: few steps go on with decoded pictures in the loss, for faces nearer to their portrait (docs/ablations.md). What is
+shipped is made by this.
 
     --config.checkpoint=DIR      of the run of few_steps_tiny
     --config.data.path=DIR,DIR   of `livetalk data encode`

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the model that is shipped: everything from nothing, on one GPU in about an hour by estimate, by parts that can be done apart.
+# Train the model that is shipped: everything from nothing, on one GPU in some 75 minutes by estimate, by parts that can be done apart.
 #
 #     sh tools/train_small.sh out/small                       all parts
 #     sh tools/train_small.sh out/small draw vae audio        some of them, in this order

@@ -54,7 +54,6 @@ def free_port():
 @contextlib.contextmanager
 def process(command, **variables):
     """A running server; its log is in `stderr`. variables: of its environment."""
-    # Compilation is nearly all of the time with networks, and what it optimises does not matter for small ones.
     environment = os.environ | {"JAX_PLATFORMS": "cpu", **variables}
     running = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
     try:

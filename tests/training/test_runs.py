@@ -52,7 +52,7 @@ class Runs:
         self.config.write_text(CONFIG)
         self.paths = ",".join(str(folder / name) for name in ("talkvid", "speakervid"))
         self.environment = {
-            **os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            **os.environ, "JAX_PLATFORMS": "cpu",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }  # fmt: skip
 

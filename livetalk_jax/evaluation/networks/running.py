@@ -12,6 +12,7 @@ from flax import nnx
 from livetalk_jax.conversion.engine import Table, load
 from livetalk_jax.conversion.sources import open_file
 from livetalk_jax.evaluation.metric import Absent
+from livetalk_jax.models.keys import Keys
 
 Network = TypeVar("Network", bound=nnx.Module)
 
@@ -28,7 +29,7 @@ def published(network: Callable[..., Network], table: Table, path: Path) -> Netw
 
 @functools.cache
 def _published(network: Callable[..., Network], table: Table, path: Path) -> Network:
-    model = nnx.eval_shape(lambda: network(rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: network(rngs=Keys(jax.random.key(0))))
     try:
         source = open_file(path)
         load(model, {name: source.read(name) for name in source.tensors}, table)
