@@ -21,5 +21,7 @@ def get_config() -> ConfigDict:
         ema_decay=0.999,
     )  # fmt: skip
     # As many as a chunk has: trained on 17, colours were wrong from the twentieth frame on.
-    config.autoencoding = dict(frames=config.stream.frames, mouth_weight=10.0, edge_weight=1.0, kl_weight=3e-4, decoder_alone=False)
+    config.autoencoding = dict(
+        frames=config.stream.frames, mouth_weight=10.0, closed_weight=2.0, edge_weight=1.0, kl_weight=3e-4, decoder_alone=False
+    )
     return config

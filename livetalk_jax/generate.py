@@ -59,7 +59,7 @@ def networks_for(config: RunConfig, folder: str | os.PathLike | None, where: Lay
     if folder is not None:
         return load_networks(config.model, config.runtime.dtype, folder, where)
     print("no checkpoint given: the networks are untrained, so the video is noise in the shape of a video", file=sys.stderr)
-    return random_networks(config.model, config.runtime.dtype, seed=0, where=where)
+    return random_networks(config.model, config.runtime.dtype, seed=0, where=where, linear=config.runtime.linear)
 
 
 def main(argv: list[str]) -> None:

@@ -5,7 +5,6 @@ Weights and inputs are random: times do not depend on them. The VAE, the colour 
 the first run of everything is left out, and the median of the rest is reported with the shortest and the longest.
 """
 
-import collections
 import contextlib
 import importlib.metadata
 import platform
@@ -24,7 +23,6 @@ from livetalk_jax import flags
 from livetalk_jax.benchmarks.breakdown import Breakdown
 from livetalk_jax.benchmarks.stages import CHAIN, decoding, denoising, encoding, matching, seconds_of_runs
 from livetalk_jax.diffusion.sampler import noise_draws
-from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.distributed import initialize
 from livetalk_jax.parallel.placement import put
 from livetalk_jax.stream.networks import random_networks
@@ -37,7 +35,6 @@ Weights are always random, which no flag has to ask for: times do not depend on 
 In 8 bits (--config.runtime.linear=fp8) scales are fixed, as in what `livetalk quantize` writes.
 Without the tokenizer's files, add --config.model.tokenizer=bytes: the times are the same.
 """
-LARGEST = 6.0  # of what a random network's layers are given at 14B
 
 
 def define(values: absl_flags.FlagValues) -> None:
@@ -209,10 +206,8 @@ def main(argv: list[str]) -> None:
         config = config.with_devices(values.devices)
     size = config.stream.buckets[0]
     where = layout(config, size)
-    networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where)
+    networks = random_networks(config.model, config.runtime.dtype, seed=0, where=where, linear=config.runtime.linear)
     tokenize = load_tokenizer(config.model.tokenizer, config.model.dit.text_len)
-    if config.runtime.linear == "fp8":
-        networks = networks._replace(dit=quantize(networks.dit, DIT_FP8, collections.defaultdict(lambda: LARGEST)))
     pipeline, own = Pipeline(networks, config, size, tokenize), config.sampler.steps
 
     runs = Runs()

@@ -21,6 +21,8 @@ from livetalk_jax.nn.quantization import DIT_FP8, quantize
 from livetalk_jax.parallel.layout import Layout
 from livetalk_jax.parallel.placement import by_path, put
 
+RANDOM_LARGEST = 6.0  # of what a random transformer's layers are given at 14B
+
 
 class Networks(NamedTuple):
     dit: DiT
@@ -45,10 +47,16 @@ def random_network(model: ModelConfig, name: str, dtype: Any, seed: int) -> Any:
     return _CLASSES[name](getattr(model, name), rngs=Keys(keys[list(_CLASSES).index(name)]), dtype=dtype)
 
 
-def random_networks(model: ModelConfig, dtype: str, seed: int, where: Layout | None = None) -> Networks:
-    """Untrained networks, each moved to where `where` has its weights (the default device); the same seed gives the same weights."""
+def random_networks(model: ModelConfig, dtype: str, seed: int, where: Layout | None = None, linear: str = "native") -> Networks:
+    """Untrained networks, each moved to where `where` has its weights (the default device); the same seed gives the same weights.
+
+    linear: "fp8" has the transformer's large matrices in 8 bits with fixed scales, as `livetalk quantize` writes them.
+    """
     made = ((name, random_network(model, name, network_dtype(name, dtype), seed)) for name in _CLASSES)
-    return Networks(**{name: put(network, where.weight_shardings(network)) if where else network for name, network in made})
+    networks = Networks(**{name: put(network, where.weight_shardings(network)) if where else network for name, network in made})
+    if linear != "fp8":
+        return networks
+    return networks._replace(dit=quantize(networks.dit, DIT_FP8, collections.defaultdict(lambda: RANDOM_LARGEST)))
 
 
 def load_network(model: ModelConfig, name: str, dtype: Any, folder: str | os.PathLike, where: Layout | None = None) -> Any:

@@ -84,6 +84,7 @@ class Pipeline:
         self.norm_rope, norm = norm_rope.select(config.runtime.dtype, self.attention, self.layout.devices[0])
         logger.info("norm and rotary positions: %s", self.norm_rope)
         if config.runtime.linear == "fp8" and not is_quantized(networks.dit):
+            logger.info("8 bits with a scale for each token, found as it comes; `livetalk quantize` fixes them, which is faster")
             networks = networks._replace(dit=quantize(networks.dit, DIT_FP8))
         placed = {name: put(network, self.layout.weight_shardings(network)) for name, network in networks._asdict().items()}
         if config.runtime.text_encoder == "host":

@@ -31,10 +31,12 @@ class VideoBatch(NamedTuple):
     """Attributes:
     frames: uint8 [B, F, Y, X, 3].
     mouth: float32 [B, F, 3]: column and row of the mouth's middle, and a face unit, in pixels.
+    closed: bool [B, F]: the lips of an /m/, /b/ or /p/ touch.
     """
 
     frames: Any
     mouth: Any
+    closed: Any
 
 
 class Posterior(NamedTuple):
@@ -102,7 +104,9 @@ class Autoencoding(SingleNetwork):
         rng, rows, (height, width) = np.random.default_rng(0), self.config.data.batch, self.config.stream.buckets[0]
         size = (rows, self.config.autoencoding.frames, height, width, 3)
         mouth = np.array([width / 2, height / 2, width / 4], np.float32)
-        return VideoBatch(rng.integers(0, 256, size, np.uint8), np.broadcast_to(mouth, (*size[:2], 3)))
+        return VideoBatch(
+            rng.integers(0, 256, size, np.uint8), np.broadcast_to(mouth, (*size[:2], 3)), rng.integers(0, 2, size[:2]).astype(bool)
+        )
 
     def loss(self, weights: Weights, batch: VideoBatch, key: jax.Array) -> tuple[jax.Array, Metrics]:
         config, dtype = self.config.autoencoding, self.config.runtime.dtype
@@ -112,7 +116,8 @@ class Autoencoding(SingleNetwork):
             latents = jax.lax.stop_gradient(latents)
         z = latents.mean + jnp.exp(0.5 * latents.log_variance) * jax.random.normal(key, latents.mean.shape)
         decoded = vae.decode(((z - self._shift) / self._scale).astype(dtype))
-        at_mouth = mouth_weights(batch.mouth, video.shape[2], video.shape[3], config.mouth_weight)
+        weight = config.mouth_weight * (1.0 + config.closed_weight * batch.closed)
+        at_mouth = mouth_weights(batch.mouth, video.shape[2], video.shape[3], weight)
         return autoencoding_loss(video, decoded, latents, at_mouth, config)
 
     def moments(self, weights: Weights, batch: VideoBatch) -> tuple[jax.Array, jax.Array]:

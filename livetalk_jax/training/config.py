@@ -282,7 +282,8 @@ class DistillationConfig(TrainConfig):
 class AutoencodingConfig:
     """The VAE's objective: absolute error, of pixels and of their differences, and a divergence that keeps latents smooth.
 
-    `frames` of a clip, 4n+1, its beginning drawn at random. `mouth_weight`: how much more an error in the middle of the mouth counts.
+    `frames` of a clip, 4n+1, its beginning drawn at random. `mouth_weight`: how much more an error in the middle of the mouth counts,
+    and 1 + `closed_weight` times that in frames in which the lips of an m, b or p touch: they are few, and last two frames each.
     `edge_weight`: of the error of differences between neighbouring pixels, at full, half and quarter size. `kl_weight`: of the
     divergence from a standard normal distribution, in nats a latent number. `decoder_alone`: the encoder of the checkpoint stays as
     it is, and so do its latents and what was trained on them.
@@ -290,6 +291,7 @@ class AutoencodingConfig:
 
     frames: int
     mouth_weight: float
+    closed_weight: float
     edge_weight: float
     kl_weight: float
     decoder_alone: bool

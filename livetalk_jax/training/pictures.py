@@ -9,15 +9,17 @@ MOUTH = 0.45  # face units: how far around its middle a mouth counts more
 SCALES = 3  # at which differences between pixels are compared, each half the one before
 
 
-def mouth_weights(mouth: jax.Array, height: int, width: int, weight: float) -> jax.Array:
+def mouth_weights(mouth: jax.Array, height: int, width: int, weight: jax.Array) -> jax.Array:
     """1 far from the mouth, 1 + weight in its middle: [B, F, Y, X, 1].
 
-    mouth: [B, F, 3]: column and row of the mouth's middle, and a face unit, in pixels.
+    Args:
+        mouth: [B, F, 3]: column and row of the mouth's middle, and a face unit, in pixels.
+        weight: of each frame, [B, F].
     """
     across = jnp.arange(width) + 0.5 - mouth[..., None, None, 0]
     down = jnp.arange(height)[:, None] + 0.5 - mouth[..., None, None, 1]
     distance = (jnp.square(across) + jnp.square(down)) / jnp.square(MOUTH * mouth[..., None, None, 2])
-    return (1.0 + weight * jnp.exp(-0.5 * distance))[..., None]
+    return (1.0 + weight[..., None, None] * jnp.exp(-0.5 * distance))[..., None]
 
 
 def edge_error(error: jax.Array, weights: jax.Array) -> jax.Array:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from livetalk_jax.generate import networks_for
+from livetalk_jax.nn.quantization import QuantizedLinear
 from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.conditioning import default_boxes, person_masks
 from livetalk_jax.stream.networks import compiled, random_networks
-from livetalk_jax.stream.session import Pipeline, Session
+from livetalk_jax.stream.session import Pipeline, Session, layout
 from tests.stream.conftest import FRAMES, MOTION, SIZE
 
 NEW, FIRST = FRAMES - MOTION, 4  # frames of a chunk, and those that come before the others
@@ -273,6 +275,15 @@ def test_random_networks_hang_on_their_seed(small):
     for ours, same, other in zip(*made, strict=True):
         np.testing.assert_array_equal(ours, same)
         assert ours.std() == 0 or (ours != other).any()
+
+
+def test_random_networks_in_8_bits_have_fixed_scales(small):
+    """What a server without a checkpoint runs is what `livetalk quantize` would have written for it, not a slower program."""
+    config = dataclasses.replace(small, runtime=dataclasses.replace(small.runtime, linear="fp8"))
+    dit = networks_for(config, None, layout(config, SIZE)).dit
+    divisors = [module.divisor for _, module in nnx.iter_modules(dit) if isinstance(module, QuantizedLinear)]
+    assert len(divisors) == 10 * small.model.dit.num_layers
+    assert all(divisor is not None and float(divisor[...]) > 0 for divisor in divisors)
 
 
 @pytest.mark.parametrize(("height", "width"), [(33, 48), (32, 40)])

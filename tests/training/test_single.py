@@ -161,11 +161,12 @@ def test_edges_count_what_differs_between_neighbours():
 
 
 def test_a_mouth_counts_more():
-    weights = pictures.mouth_weights(jnp.array([[[4.0, 6.0, 4.0]]]), 16, 16, 3.0)
-    assert weights.shape == (1, 1, 16, 16, 1)
+    weights = pictures.mouth_weights(jnp.array([[[4.0, 6.0, 4.0]] * 2]), 16, 16, jnp.array([[3.0, 9.0]]))
+    assert weights.shape == (1, 2, 16, 16, 1)
+    np.testing.assert_allclose(weights[0, 1] - 1, 3 * (weights[0, 0] - 1), atol=1e-5)
     peak = np.unravel_index(np.argmax(weights[0, 0, :, :, 0]), (16, 16))
     assert abs(peak[0] + 0.5 - 6) <= 0.5 and abs(peak[1] + 0.5 - 4) <= 0.5
-    assert 3.7 < float(weights.max()) <= 4.0
+    assert 3.7 < float(weights[0, 0].max()) <= 4.0
     assert float(weights[0, 0, 15, 15, 0]) == pytest.approx(1.0, abs=1e-3)
 
 
@@ -205,7 +206,7 @@ def test_a_position_is_a_batch(clips):
 def test_pictures_and_mouths_are_of_the_same_frames(clips):
     stored = StoredClips(str(clips))
     batch: VideoBatch = next(feeds.videos(f"{clips},{clips}", frames=5, batch=4, seed=1))
-    for frames, mouth in zip(batch.frames, batch.mouth, strict=True):
+    for frames, mouth, closed in zip(batch.frames, batch.mouth, batch.closed, strict=True):
         found = [
             (n, f)
             for n in range(len(stored))
@@ -215,6 +216,7 @@ def test_pictures_and_mouths_are_of_the_same_frames(clips):
         assert len(found) == 1
         number, first = found[0]
         np.testing.assert_array_equal(mouth[:, 2], stored.truth["unit"][number, first : first + 5])
+        np.testing.assert_array_equal(closed, stored.truth["closed"][number, first : first + 5])
 
 
 def test_speech_and_mouths_are_of_the_same_chunk(clips):

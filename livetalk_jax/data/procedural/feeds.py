@@ -100,14 +100,15 @@ def videos(path: str, *, frames: int, batch: int, seed: int, process: int = 0) -
     rows = _Rows([len(clips) for clips in stored])
 
     def make(rng: np.random.Generator) -> VideoBatch:
-        pictures, mouths = [], []
+        pictures, mouths, closed = [], [], []
         for folder, number in rows.draw(rng, batch):
             clips = stored[folder]
             begin = int(rng.integers(clips.frames.shape[1] - frames + 1))
             part = slice(begin, begin + frames)
             pictures.append(clips.frames[number, part])
             mouths.append(np.stack([clips.truth[name][number, part] for name in ("mouth_x", "mouth_y", "unit")], -1))
-        return VideoBatch(np.stack(pictures), np.stack(mouths))
+            closed.append(clips.truth["closed"][number, part])
+        return VideoBatch(np.stack(pictures), np.stack(mouths), np.stack(closed))
 
     return Drawn(make, rows, batch, seed, process)
 
