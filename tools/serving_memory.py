@@ -52,9 +52,7 @@ def main(argv: list[str]) -> None:
     text = array(1, dit.text_len, config.model.text.dim, kind=dtype)
     samples = stream.audio_context_seconds * stream.sample_rate
     windows = array(1, 1, stream.frames, dit.audio_window, dit.audio_blocks, dit.audio_channels)
-    conditions, motion = shapes(
-        jax.eval_shape(pipeline._prepare.program, pipeline._prepare._leaves, picture, text, None, None), where
-    )
+    conditions, motion = shapes(pipeline._prepare.lower(picture, text, None, None).out_info, where)
     key = shapes(jax.eval_shape(lambda: jax.random.key(0)), where)
     calls = {
         "text": (pipeline._encode_text, (ids, ids)),
@@ -62,7 +60,7 @@ def main(argv: list[str]) -> None:
         "speech": (pipeline.chunk_windows, (array(1, samples),)),
     }
     begun = (conditions, windows, key, array(kind=jnp.uint32), Motion(*motion))
-    _, rest = shapes(jax.eval_shape(pipeline.first_frames.program, pipeline.first_frames._leaves, *begun), where)
+    _, rest = shapes(pipeline.first_frames.lower(*begun).out_info, where)
     calls |= {
         "a chunk's first frames": (pipeline.first_frames, begun),
         "the others": (pipeline.other_frames, (conditions.color, rest)),

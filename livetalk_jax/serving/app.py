@@ -73,7 +73,7 @@ async def _tidy() -> None:
 
 
 def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
-    """The application. on_failure: told when the model cannot be loaded."""
+    """The application. on_failure: told when the model cannot be loaded, or is lost."""
     engine, guard, limits = server.engine, server.guard, server.uploads
 
     @contextlib.asynccontextmanager
@@ -82,7 +82,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
 
         def ended(task: asyncio.Task) -> None:
             if not task.cancelled() and (error := task.exception()):
-                logger.error("the model could not be loaded", exc_info=error)
+                logger.error("the model is lost" if engine.lost else "the model could not be loaded", exc_info=error)
                 on_failure()
 
         running.add_done_callback(ended)
@@ -324,7 +324,7 @@ def create_app(server: Server, on_failure: Callable[[], None] = lambda: None) ->
         responses={200: {"content": {"text/event-stream": {}}}, **_FOUND},
     )  # fmt: skip
     async def job_events(job_id: str, who: Caller) -> StreamingResponse:
-        """Server-sent events: the job as JSON, whenever it changes, until it has ended."""
+        """Server-sent events: the job as JSON, whenever it changes and every 15 seconds, until it has ended."""
         found = find_job(job_id, who)
 
         async def events() -> AsyncIterator[str]:

@@ -7,6 +7,7 @@ Everything but the model's work happens on the event loop, so nothing here needs
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -86,6 +87,12 @@ def _step(
     return state, Pace(arrived[0], arrived[-1], ahead)
 
 
+def _try_out(model: AvatarModel, size: tuple[int, int]) -> Any:
+    """A chunk of silence of a grey picture of (height, width); the state after it."""
+    state = model.start(np.full((*size, 3), 128, np.uint8), None, 0)
+    return _step(model, state, np.zeros(model.chunk_frames * TICK, np.float32))[0]
+
+
 class Engine:
     """Args:
     load: makes the model; called in the model thread, minutes long for the large ones.
@@ -102,12 +109,12 @@ class Engine:
         self.chunk_seconds = self.start_seconds = 0.0  # what a chunk, and a session's start, take to compute
         self.ahead_seconds = 0.0  # as in `Pace`
         self.draining = False
+        self.lost = False  # the model failed for good, and the process ends
         self._starts: deque[tuple[float, Task]] = deque()
         self._background: deque[Task] = deque()
         self.background_users = 0  # who ask for `in_background` again and again
         self._thread = ThreadPoolExecutor(1, "model")
-        self._current: Future = Future()  # what the thread does
-        self._current.set_result(None)
+        self._current: Future | None = None  # what the thread does
         self._called_at = 0.0  # when it began
         self._woken = asyncio.Event()
         self._tasks: set[asyncio.Task] = set()
@@ -131,7 +138,10 @@ class Engine:
         return task
 
     async def run(self) -> None:
-        """Load, warm up, then serve until cancelled. What loading raises goes to the caller; a session's failures do not."""
+        """Load, warm up, then serve until cancelled.
+
+        What loading raises goes to the caller, and what a model raises that is lost; a single session's failures do not.
+        """
         began = self.clock.now()
         self.model = await self._in_thread(self._warm_up)
         measured = math.floor(self.chunk_video_seconds / self.chunk_seconds)
@@ -156,16 +166,37 @@ class Engine:
                 task.done(await self._in_thread(task.run))
             except Exception as error:
                 task.failed(error)
+                await self._make_sure()
+
+    async def _make_sure(self) -> None:
+        """After the model raised: try whether it still works. If not, end all sessions, and raise what it raises now.
+
+        A device may be gone, or one of several processes: whoever were let in would fail as well.
+        """
+        assert self.model is not None
+        try:
+            await self._in_thread(functools.partial(_try_out, self.model, self.model.sizes[0]))
+        except Exception as error:
+            self.lost = self.draining = True
+            self.metrics.ready.set(0)
+            for live in list(self.sessions.values()):
+                self._failing(live)(error)
+            await self._farewell()
+            raise
 
     @property
     def computing(self) -> bool:
         """The model thread is in the middle of something, which cannot be stopped."""
-        return not self._current.done()
+        return self._current is not None and not self._current.done()
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:
         self._called_at = self.clock.now()
-        self._current = self._thread.submit(call)
-        return await asyncio.wrap_future(self._current)
+        self._current = current = self._thread.submit(call)
+        try:
+            return await asyncio.wrap_future(current)
+        finally:
+            if current.done():  # its result would keep a session's state from being freed
+                self._current = None
 
     def _warm_up(self) -> AvatarModel:
         """Every size, every call; the times of the last are what capacity is reckoned from."""
@@ -173,8 +204,8 @@ class Engine:
         self.chunk_video_seconds = model.chunk_frames / FPS
         speech = np.zeros(model.chunk_frames * TICK, np.float32)
         for height, width in model.sizes:
+            state = _try_out(model, (height, width))
             portrait = np.full((height, width, 3), 128, np.uint8)
-            state, _ = _step(model, model.start(portrait, None, 0), speech)
             state = model.rewind(state, np.stack([portrait] * model.motion_frames), model.chunk_frames)
             began = time.perf_counter()
             model.start(portrait, None, 0)
@@ -209,6 +240,10 @@ class Engine:
             await self.clock.sleep(0.1)
         for live in list(self.sessions.values()):
             self.close(live, "shutting_down")
+        await self._farewell()
+
+    async def _farewell(self) -> None:
+        """Give readers time for their last messages, and the model for the chunk under way."""
         end = self.clock.now() + GOODBYE_SECONDS + self.chunk_seconds
         # In the middle of a chunk the process could only be cut off, and so would be all that compute it with this one.
         while (self.readers or (self.model is not None and self.computing)) and self.clock.now() < end:
@@ -280,14 +315,17 @@ class Engine:
     async def _reap(self) -> None:
         while True:
             await self.clock.sleep(1.0)
-            now, limits = self.clock.now(), self.limits
-            for live in list(self.sessions.values()):
-                if now - live.opened_at > limits.session_seconds:
-                    self.close(live, "session_too_long")
-                elif not live.outputs and now - live.detached_at > limits.detached_seconds:
-                    self.close(live, "nobody_reads")
-                elif now - live.spoke_at > limits.idle_seconds:
-                    self.close(live, "idle")
+            self._close_overdue()  # a call, after which no variable here holds a session that has ended
+
+    def _close_overdue(self) -> None:
+        now, limits = self.clock.now(), self.limits
+        for live in list(self.sessions.values()):
+            if now - live.opened_at > limits.session_seconds:
+                self.close(live, "session_too_long")
+            elif not live.outputs and now - live.detached_at > limits.detached_seconds:
+                self.close(live, "nobody_reads")
+            elif now - live.spoke_at > limits.idle_seconds:
+                self.close(live, "idle")
 
     # The model's turns
 

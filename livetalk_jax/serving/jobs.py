@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_WAITING = 16
 KEEP_SECONDS = 600.0  # a job that has ended, and its video
+NEWS_SECONDS = 15.0  # without a change, after which a job's state is told once more
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -52,13 +53,18 @@ class Job:
         }  # fmt: skip
 
     async def progress(self) -> AsyncIterator[dict]:
-        """What it looks like now, and again whenever it changes, until it has ended."""
+        """What it looks like now, and again whenever it changes and every `NEWS_SECONDS`, until it has ended.
+
+        Clients and proxies take a connection for dead that nothing comes through.
+        """
         while True:
             changed = self._changed
             yield self.view()
             if self.state in ("done", "failed", "cancelled"):
                 return
-            await changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NEWS_SECONDS):
+                    await changed.wait()
 
 
 class Jobs:

@@ -75,7 +75,7 @@ def uvicorn_config(app: FastAPI, ping: float = 10, **options: Any) -> uvicorn.Co
 
 
 def serve(server: Server, listen: Listen) -> NoReturn:
-    """Serve until told to end, then end the process: 0, or 1 when the model or the address could not be had."""
+    """Serve until told to end, then end the process: 0, or 1 when the model or the address could not be had, or the model is lost."""
     web: list[_Uvicorn] = []
     app = create_app(server, on_failure=lambda: web[0].fail())
     config = uvicorn_config(
@@ -87,7 +87,8 @@ def serve(server: Server, listen: Listen) -> NoReturn:
         web[0].run()
     code = 0 if web[0].started and not web[0].failed else 1
     logger.info("ended", extra={"code": code})
-    if server.engine.computing:  # perhaps for minutes, if it compiles; nothing that it makes is wanted any more
+    # What computes may do so for minutes, if it compiles, for nobody; and JAX would wait for a process of several that is gone.
+    if server.engine.computing or server.engine.lost:
         logging.shutdown()
         os._exit(code)
     sys.exit(code)

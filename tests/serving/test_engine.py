@@ -276,6 +276,36 @@ def test_a_model_that_raises_ends_that_session_only():
     asyncio.run(body())
 
 
+def test_a_model_that_is_lost():
+    """It fails whoever asks: all sessions are told, nobody is admitted, and the server ends with what the model raised."""
+
+    async def body():
+        clock, card = HandClock(), TestCard()
+        engine = Engine(lambda: card, Limits(sessions=3), Metrics(), clock)
+        running = asyncio.create_task(engine.run())
+        await until(lambda: engine.ready)
+        good, output = await started(engine)
+        card.step = None  # whatever is asked of it
+        other = engine.open(PORTRAIT)
+        with other.subscribe() as told:
+            await until(lambda: engine.lost)
+            assert good.reason == other.reason == "model_failed" and not engine.ready
+            assert value(engine, "ready") == 0
+            for reader in (told, output):
+                (error,) = [item.fields for item in await reader.take() if isinstance(item, Event) and item.name == "error"]
+                assert error["code"] == "model_failed" and error["retryable"]
+                assert not running.done() and not await reader.take()
+            with pytest.raises(ServingError) as refused:
+                engine.open(PORTRAIT)
+            assert refused.value.code == "draining"
+        await clock.move(0.05)
+        with pytest.raises(TypeError):
+            await running
+        await engine.close_all("over")
+
+    asyncio.run(body())
+
+
 def test_a_model_that_hangs():
     """Nobody is admitted any more, and the process says that it must be started again."""
 
@@ -407,6 +437,7 @@ def test_background_work_waits_for_sessions():
             assert await engine.in_background(lambda x: x + 1, 41) == 42
             with pytest.raises(ZeroDivisionError):
                 await engine.in_background(lambda: 1 / 0)
+            await until(lambda: not engine.computing)  # the model is tried
             card.gate.clear()
             late = engine.open(PORTRAIT)
             late.subscribe()
@@ -449,16 +480,27 @@ def test_draining():
 
 
 def test_a_thousand_sessions_leave_nothing_behind():
-    """Neither objects of ours nor frames."""
+    """Neither objects of ours nor frames, nor states of the model."""
+
+    class Held:
+        def __init__(self, state):
+            self.state = state
+            Remembering.made.append(weakref.ref(self))
 
     class Remembering(TestCard):
         made: ClassVar[list] = []
 
-        def step(self, state, speech):
-            pieces, state = super().step(state, speech)
+        def start(self, portrait, prompt, seed):
+            return Held(super().start(portrait, prompt, seed))
+
+        def step(self, held, speech):
+            pieces, state = super().step(held.state, speech)
             pieces = list(pieces)
             self.made.extend(map(weakref.ref, pieces))
-            return pieces, state
+            return pieces, Held(state)
+
+        def rewind(self, held, frames, dropped):
+            return Held(super().rewind(held.state, frames, dropped))
 
     async def body():
         clock, card = HandClock(), Remembering()
@@ -473,6 +515,8 @@ def test_a_thousand_sessions_leave_nothing_behind():
                 if number % 2:
                     output.close()
                 live.close("client")
+                while await output.take():
+                    pass
                 await settle()
 
             for number in range(1000):
@@ -482,10 +526,11 @@ def test_a_thousand_sessions_leave_nothing_behind():
             card.rewinds.clear()
             assert value(engine, "sessions_total", reason="client") == 1000
             assert not engine.sessions and not engine._starts and len(engine._tasks) <= 1
+            gc.collect()
+            assert len(Remembering.made) > 1000 and not any(left() is not None for left in Remembering.made)
 
     asyncio.run(body())
     gc.collect()
-    assert len(Remembering.made) > 1000 and not any(frames() is not None for frames in Remembering.made)
     assert not [thing for thing in gc.get_objects() if isinstance(thing, (LiveSession, Output, Timeline))]
 
 

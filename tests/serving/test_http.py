@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import socket
 import struct
@@ -18,7 +19,7 @@ import websockets.sync.client
 from PIL import Image
 
 from livetalk_jax import media
-from livetalk_jax.serving import app, uploads
+from livetalk_jax.serving import app, jobs, uploads
 from livetalk_jax.serving.client import Client, Refused
 from livetalk_jax.serving.engine import Engine, Limits
 from livetalk_jax.serving.errors import ServingError
@@ -488,7 +489,10 @@ def test_a_chunk_is_fetched_while_the_next_is_computed():
     assert (state["state"], state["frames_done"]) == ("done", 63)
 
 
-def test_jobs_wait_are_cancelled_and_fail(card, url):
+def test_jobs_wait_are_cancelled_and_fail(card, url, monkeypatch):
+    """One that waits for long is told of again and again, or its connection would be taken for dead."""
+    monkeypatch.setattr(jobs, "NEWS_SECONDS", 0.01)
+
     def submit(http):
         return http.post("/v1/jobs", files={"audio": wav(2.5)})
 
@@ -498,13 +502,16 @@ def test_jobs_wait_are_cancelled_and_fail(card, url):
             running, waiting = submit(http).json()["id"], submit(http).json()["id"]
             refusal(http.get(f"/v1/jobs/{waiting}/result"), 409, "not_ready")
             assert http.get(f"/v1/jobs/{waiting}").json()["state"] == "queued"
+            with http.stream("GET", f"/v1/jobs/{waiting}/events") as events:
+                states = [json.loads(line[6:])["state"] for line in itertools.islice(filter(None, events.iter_lines()), 3)]
+            assert states == ["queued"] * 3
             for job in (waiting, running):
                 assert http.delete(f"/v1/jobs/{job}").status_code == 204
                 refusal(http.get(f"/v1/jobs/{job}"), 404, "not_found")
-            jobs = [submit(http) for _ in range(17)]
-            assert [answer.status_code for answer in jobs] == [202] * 16 + [503]
-            assert "retry-after" in jobs[-1].headers
-            for answer in jobs[:-1]:
+            answers = [submit(http) for _ in range(17)]
+            assert [answer.status_code for answer in answers] == [202] * 16 + [503]
+            assert "retry-after" in answers[-1].headers
+            for answer in answers[:-1]:
                 http.delete(f"/v1/jobs/{answer.json()['id']}")
         finally:
             card.gate.set()

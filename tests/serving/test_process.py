@@ -36,9 +36,11 @@ from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.server import Listen, serve
 from tests.serving.card import TestCard
 
+card = TestCard()
+
 def load():
     {load}
-    return TestCard()
+    return card
 
 logs.configure()
 serve(Server(engine=Engine(load, Limits(sessions=3), Metrics())), Listen(port={port}, grace={grace}))
@@ -141,6 +143,25 @@ def test_a_model_that_cannot_be_loaded_ends_the_process():
     with card_server(free_port(), load="raise OSError('no checkpoint in there')") as server:
         assert server.wait(60) == 1
         assert "no checkpoint in there" in server.stderr.read()
+
+
+def test_a_model_that_is_lost_ends_the_process():
+    """Its sessions are told before."""
+    port = free_port()
+    after_warm_up = "step = card.step; card.step = lambda *what: step(*what) if card.steps < 4 else 1 / 0"
+
+    async def talk():
+        async with Client(f"http://127.0.0.1:{port}") as client:
+            await client.until_ready(120)
+            async with client.stream(await client.open()) as stream:
+                assert (await stream.until("error")).fields["code"] == "model_failed"
+                assert (await stream.until("closed")).fields["reason"] == "model_failed"
+
+    with card_server(port, load=after_warm_up) as server:
+        asyncio.run(talk())
+        assert server.wait(60) == 1
+        log = server.stderr.read()
+    assert "the model is lost" in log
 
 
 # serve.py
