@@ -201,10 +201,11 @@ def test_the_fit_gives_back_what_it_was_fitted_on(config):
 def test_two_gpus_within_ten_per_cent(config):
     """Every plan of two devices. Nothing but the rates of exchanges alone was fitted on two."""
     assert set(valid_plans(2, 40, (45, 26))) <= set(prediction.TWO_GPUS)
-    for plan, measured in prediction.TWO_GPUS.items():
-        predicted = prediction.predict(config, plan, H200, 8, rates.fitted()).seconds
-        for stage, seconds in zip(STAGES, measured, strict=True):
-            assert predicted[stage] == pytest.approx(seconds, rel=0.1), (plan.name, stage)
+    for chip, found in ((H200, prediction.TWO_GPUS), (machines.CHIPS["h100"], prediction.H100S)):
+        for plan, measured in found.items():
+            predicted = prediction.predict(config, plan, chip, 8, rates.fitted()).seconds
+            for stage, seconds in zip(STAGES, measured, strict=True):
+                assert predicted[stage] == pytest.approx(seconds, rel=0.1), (chip.name, plan.name, stage)
 
 
 def test_constants_are_what_was_measured():
@@ -216,8 +217,13 @@ def test_constants_are_what_was_measured():
     for stage, seconds in rates.ONE_GPU.items():
         assert statistics.mean(run["u1r1-g1x1"]["seconds"][stage] for run in runs) == pytest.approx(seconds, rel=1e-4)
     plans = runs[0] | runs[1] | rows("sharding_2xh200_720x416_2026-11-27g", "plan")
-    for plan, measured in prediction.TWO_GPUS.items():
-        assert [plans[plan.name]["seconds"][stage] for stage in STAGES] == pytest.approx(measured, rel=1e-4)
+    others = rows("sharding_2xh100_720x416_2026-11-28", "plan")
+    for found, constants in ((plans, prediction.TWO_GPUS), (others, prediction.H100S)):
+        for plan, measured in constants.items():
+            assert [found[plan.name]["seconds"][stage] for stage in STAGES] == pytest.approx(measured, rel=1e-4)
+    overlapping = {Plan(ulysses=2, columns=2), Plan(ulysses=2, rows=2), Plan(ring=2, columns=2), Plan(ring=2, rows=2)}
+    tiles = {dataclasses.replace(plan, vae_split="overlap") for plan in overlapping}
+    assert overlapping | tiles <= set(prediction.TWO_GPUS) | set(prediction.H100S), "every plan of two was timed whole"
     alone = {name: before[name]["collective_seconds"] for name in ("u2r1-g1x2", "u2r1-g1x2-h2")}
     assert (alone["u2r1-g1x2-h2"] - alone["u2r1-g1x2"]) / 640 == pytest.approx(rates.EXCHANGE_LATENCY, rel=1e-4)
     kernels = rows("kernels_attention_h200_2026-11-27", "what")

@@ -50,6 +50,11 @@ TWO_GPUS = {
     Plan(ring=2, columns=2, vae_split="overlap"): (0.35719523, 0.11186769, 0.00971708, 1.55210560),
     Plan(ring=2, rows=2): (0.35575789, 0.10437538, 0.01035422, 1.53718043),
 }
+# The same on H100s of 80 GB, of which nothing was fitted: one, and two.
+H100S = {
+    Plan(): (0.64238822, 0.19786997, 0.01696450, 2.79223304),
+    Plan(ring=2, rows=2, vae_split="overlap"): (0.36829584, 0.10499263, 0.00948186, 1.59333720),
+}
 
 # The published PyTorch code, not compiled (arXiv 2512.23379, table 4): seconds on one H800 and on eight.
 PUBLISHED_CHIP = CHIPS["h800"]
@@ -69,14 +74,14 @@ def published_slowness(config: RunConfig) -> dict[str, float]:
 def _errors(config: RunConfig) -> list[str]:
     """The model beside what was measured."""
 
-    def line(plan: Plan, measured: Mapping[str, float], where: str) -> str:
-        predicted = predict(config, plan, FITTED_CHIP, 8, fitted()).seconds
+    def line(chip: Chip, plan: Plan, measured: Mapping[str, float], fit: str = "not fitted") -> str:
+        predicted = predict(config, plan, chip, 8, fitted()).seconds
         errors = (f"{name} {predicted[name] / seconds - 1:+.1%}" for name, seconds in measured.items())
-        return f"error on {where}, {plan.name}: {', '.join(errors)}"
+        return f"error on {plan.devices} {chip.name} ({fit}), {plan.name}: {', '.join(errors)}"
 
-    lines = [line(Plan(), ONE_GPU, f"one {FITTED_CHIP.name} (fitted)")]
-    for plan, seconds in TWO_GPUS.items():
-        lines.append(line(plan, dict(zip(STAGES, seconds, strict=True)), f"two {FITTED_CHIP.name} (not fitted)"))
+    lines = [line(FITTED_CHIP, Plan(), ONE_GPU, "fitted")]
+    for chip, found in ((FITTED_CHIP, TWO_GPUS), (CHIPS["h100"], H100S)):
+        lines += [line(chip, plan, dict(zip(STAGES, seconds, strict=True))) for plan, seconds in found.items()]
     return lines
 
 
