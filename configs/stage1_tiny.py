@@ -40,7 +40,7 @@ def get_config(data: str = "") -> ConfigDict:
         steps=40, shift=SHIFT, text_guidance=1.0, audio_guidance=2.0, prompt=small.sampler.prompt, negative_prompt=""
     )
     config.data.update(source="drawn", batch=64)
-    config.execution.update(scan=False, remat="none")
+    config.execution.update(scan=False, remat="none", fsdp=1)  # small enough for a copy on each GPU
     config.loop.update(steps=5000, log_every=10, save_every=500, keep_last=1, keep_best=0, sample_every=1000)
     config.student.update(learning_rate=1e-3, warmup_steps=500, decay_steps=40_000, b2=0.99, ema_decay=0.9995)
     config.flow_matching.update(

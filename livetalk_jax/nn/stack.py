@@ -16,7 +16,9 @@ from livetalk_jax.parallel.seams import Part, gather_weights
 
 
 def _all_but_gathered(primitive, *_, **__) -> bool:
-    return primitive is not jax.lax.all_gather_p
+    # A broadcast costs nothing to do again, and one that is kept ends the compiler of JAX 0.11.2 in a segmentation fault (Shardy's
+    # ManualComputationUnusedInputsPattern).
+    return primitive not in (jax.lax.all_gather_p, jax.lax.broadcast_in_dim_p)
 
 
 def _products(primitive, *arguments, **parameters) -> bool:
