@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import print_saved_residuals
 from jax.extend.core import Primitive
 from jax.interpreters import ad
 from jax.sharding import AxisType, PartitionSpec
 
+from livetalk_jax.nn import stack as stacks
 from livetalk_jax.nn.layers import Linear
 from livetalk_jax.nn.stack import BlockStack, Execution, gather_around
 from livetalk_jax.parallel.seams import Part
@@ -136,6 +138,17 @@ def test_what_is_computed_again(remat, attended, multiplied):
 
     text = str(jax.make_jaxpr(jax.grad(loss))(state))
     assert (text.count(attention.name), text.count("dot_general[")) == (attended, multiplied)
+
+
+def test_broadcasts_are_not_kept(capsys):
+    """Kept in a shard_map whose weights are in parts, one ends JAX 0.11.2's compiler in a segmentation fault."""
+
+    def scaled(x, y):
+        return jnp.sum(jnp.sin(x) * jnp.broadcast_to(jnp.exp(y), x.shape))
+
+    print_saved_residuals(jax.checkpoint(scaled, policy=stacks._POLICIES["none"]), jnp.ones((4, 3)), jnp.ones(3))
+    kept = capsys.readouterr().out
+    assert "exp" in kept and "broadcast_in_dim" not in kept
 
 
 @pytest.mark.parametrize("execution", [Execution(), Execution(False, "save_dots"), Execution(True, "full")], ids=str)
