@@ -155,7 +155,25 @@ class Engine:
         self.metrics.ready.set(1)
         logger.info("ready", extra={"seconds": round(self.clock.now() - began, 2), "chunk_seconds": self.chunk_seconds,
                                     "capacity": self.capacity})  # fmt: skip
-        self.spawn(self._reap())
+        turns, watch = asyncio.create_task(self._take_turns()), self.spawn(self._reap())
+        try:
+            (ended, *_), _ = await asyncio.wait((turns, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            turns.cancel()
+            watch.cancel()
+        try:
+            await ended
+        except Exception as error:
+            self.lost = self.draining = True
+            self.metrics.ready.set(0)
+            for live in list(self.sessions.values()):
+                self._failing(live)(error)
+            await self._farewell()
+            raise
+
+    async def _take_turns(self) -> None:
+        """Until the model is lost; then what it raises."""
+        assert self.model is not None
         while True:
             self._woken.clear()
             task = self._next()
@@ -166,23 +184,8 @@ class Engine:
                 task.done(await self._in_thread(task.run))
             except Exception as error:
                 task.failed(error)
-                await self._make_sure()
-
-    async def _make_sure(self) -> None:
-        """After the model raised: try whether it still works. If not, end all sessions, and raise what it raises now.
-
-        A device may be gone, or one of several processes: whoever were let in would fail as well.
-        """
-        assert self.model is not None
-        try:
-            await self._in_thread(functools.partial(_try_out, self.model, self.model.sizes[0]))
-        except Exception as error:
-            self.lost = self.draining = True
-            self.metrics.ready.set(0)
-            for live in list(self.sessions.values()):
-                self._failing(live)(error)
-            await self._farewell()
-            raise
+                # A device may be gone, or one of several processes: whoever were let in would fail as well.
+                await self._in_thread(functools.partial(_try_out, self.model, self.model.sizes[0]))
 
     @property
     def computing(self) -> bool:
@@ -313,8 +316,11 @@ class Engine:
         logger.info("session closed", extra={"session": live.id, "reason": reason})
 
     async def _reap(self) -> None:
+        """Every second, until the model says that it is lost."""
+        assert self.model is not None
         while True:
             await self.clock.sleep(1.0)
+            self.model.check()
             self._close_overdue()  # a call, after which no variable here holds a session that has ended
 
     def _close_overdue(self) -> None:

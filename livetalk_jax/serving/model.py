@@ -42,3 +42,9 @@ class AvatarModel(Protocol):
 
         frames: uint8 [motion_frames, Y, X, 3], the last that are shown.
         """
+
+    def check(self) -> None:
+        """Raises what says that the model is lost, if that is known without a step: that another process of its is gone.
+
+        Called by another thread than the rest, at any time.
+        """

@@ -31,3 +31,6 @@ class Avatar:
         session = state.copy()
         session.go_on_from(frames, dropped)
         return session
+
+    def check(self) -> None:
+        """One process's devices are known to be lost by a step alone."""

@@ -60,6 +60,12 @@ class Leader:
         number = self._send("rewind", held, frames, dropped)
         return self._hold(number, self._avatar.rewind(held.state, frames, dropped))
 
+    def check(self) -> None:
+        """Raises ConnectionError: another process is gone. They never send anything, so what comes is a connection's end."""
+        for number, follower in enumerate(self._followers, 1):
+            if follower.poll():
+                raise ConnectionError(f"process {number} of the model is gone")
+
     def close(self) -> None:
         """Let the others end."""
         for follower in self._followers:

@@ -56,6 +56,7 @@ class TestCard:
         self.gate = threading.Event()
         self.gate.set()
         self.fail_on: int | None = None
+        self.gone = False
         self.steps = 0
         self.rewinds: deque[tuple[np.ndarray, int]] = deque(maxlen=10)
 
@@ -77,6 +78,10 @@ class TestCard:
         assert frames.shape == (MOTION, *SIZE, 3) and frames.dtype == np.uint8
         self.rewinds.append((frames, dropped))
         return state._replace(next=read(frames[-1])[0] + 1)
+
+    def check(self):
+        if self.gone:
+            raise ConnectionError("the other half of the card is gone")
 
 
 if __name__ == "__main__":

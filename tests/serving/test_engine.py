@@ -335,6 +335,38 @@ def test_a_model_that_hangs():
     asyncio.run(body())
 
 
+def test_a_model_of_which_a_process_is_gone():
+    """It is noticed within a second, while nothing is asked of it or while it hangs in what was."""
+
+    async def body(asked):
+        clock, card = HandClock(), TestCard()
+        engine = Engine(lambda: card, Limits(sessions=2), Metrics(), clock)
+        running = asyncio.create_task(engine.run())
+        await until(lambda: engine.ready)
+        live, output = await started(engine)
+        await until(lambda: not engine.computing)
+        if asked:
+            card.gate.clear()
+            engine.open(PORTRAIT).subscribe()
+            await until(lambda: engine.computing)
+        card.gone = True
+        await clock.move(1.0)
+        assert live.state == "closed" and live.reason == "model_failed" and not engine.ready
+        assert [item.fields["code"] for item in await output.take() if isinstance(item, Event) and item.name == "error"] == [
+            "model_failed"
+        ]
+        for _ in range(2 * round(engines.GOODBYE_SECONDS / 0.05)):
+            await clock.move(0.05)
+        with pytest.raises(ConnectionError, match="the other half"):
+            await running
+        assert engine.lost and engine.computing == asked
+        card.gate.set()
+        await engine.close_all("over")
+
+    for asked in (False, True):
+        asyncio.run(body(asked))
+
+
 def test_a_model_that_cannot_be_loaded():
     def load():
         raise OSError("no checkpoint there")

@@ -76,3 +76,17 @@ def test_states_that_nobody_holds_are_forgotten():
     forgotten = [number for *_, old in sent for number in old]
     assert sorted(forgotten) == list(range(11))
     assert [number for _, number, *_ in sent] == list(range(12))
+
+
+def test_a_process_that_is_gone_is_noticed():
+    here, there = Pipe()
+    leader = Leader(Counter(), [Pipe()[0], here])
+    with pytest.raises(ConnectionError, match="process 1 of the model is gone"):
+        leader.check()  # the pipe's other end was dropped at once
+    other, kept = Pipe()
+    leader = Leader(Counter(), [other, here])
+    leader.check()
+    there.close()
+    with pytest.raises(ConnectionError, match="process 2 of the model is gone"):
+        leader.check()
+    kept.close()
