@@ -7,6 +7,7 @@ training runs them, one waiting for the next only where it must; then each progr
 import functools
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,9 +104,12 @@ def measure(config: Kind, devices: list[jax.Device], steps: int, repeats: int) -
     # A student's update comes once in so many iterations: all programs are compiled in one round.
     together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
     begin = time.perf_counter()
+    print("weights are there; compiling takes minutes", file=sys.stderr, flush=True)
     state, _, _ = iterations(stage, state, frozen, feed, 0, together)
     compiled = time.perf_counter() - begin
+    print(f"compiled, and the first round run, in {compiled:.0f} s", file=sys.stderr, flush=True)
     state, work, seconds = iterations(stage, state, frozen, feed, together, steps)
+    print(f"{steps} iterations in {seconds:.1f} s; each program by itself is left", file=sys.stderr, flush=True)
     peak = peak_flops(devices[0], config.runtime.dtype)
     memory = [stats["peak_bytes_in_use"] for device in devices if (stats := device.memory_stats())]
     return {
