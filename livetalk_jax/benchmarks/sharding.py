@@ -325,7 +325,7 @@ def compare(
     geometry = Geometry(*size, config.stream.frames, config.stream.motion_frames)
     inputs = random_inputs(config, geometry)
     everywhere = layout(with_plan(config, plans[0]), size, devices)
-    networks = random_networks(config.model, config.runtime.dtype, seed=0, where=everywhere)
+    networks = random_networks(config.model, config.runtime.dtype, seed=0, where=everywhere, linear=config.runtime.linear)
     jax.block_until_ready(jax.tree.leaves(networks))
     print(f"{time.perf_counter() - begin:5.0f} s  weights made", flush=True)
 

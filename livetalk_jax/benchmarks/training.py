@@ -104,7 +104,7 @@ def measure(config: Kind, devices: list[jax.Device], steps: int, repeats: int) -
     # A student's update comes once in so many iterations: all programs are compiled in one round.
     together = config.distribution_matching.fake_updates if isinstance(config, DistillationConfig) else 1
     begin = time.perf_counter()
-    print("weights are there; compiling takes minutes", file=sys.stderr, flush=True)
+    print("weights are there; compiling", file=sys.stderr, flush=True)
     state, _, _ = iterations(stage, state, frozen, feed, 0, together)
     compiled = time.perf_counter() - begin
     print(f"compiled, and the first round run, in {compiled:.0f} s", file=sys.stderr, flush=True)

@@ -77,6 +77,14 @@ async def running(card, clock=None, **limits):
         await engine.close_all("over")
 
 
+async def serving(card, clock, sessions):
+    """An engine that is ready, and what tells how it ends."""
+    engine = Engine(lambda: card, Limits(sessions=sessions), Metrics(), clock)
+    task = asyncio.create_task(engine.run())
+    await until(lambda: engine.ready)
+    return engine, task
+
+
 async def started(engine, **options):
     live = engine.open(PORTRAIT, **options)
     output = live.subscribe(10_000)
@@ -87,6 +95,10 @@ async def started(engine, **options):
 
 def ticks_of(items):
     return [item for item in items if isinstance(item, Tick)]
+
+
+def errors_of(items):
+    return [item.fields for item in items if isinstance(item, Event) and item.name == "error"]
 
 
 def value(engine, name, **labels):
@@ -281,9 +293,7 @@ def test_a_model_that_is_lost():
 
     async def body():
         clock, card = HandClock(), TestCard()
-        engine = Engine(lambda: card, Limits(sessions=3), Metrics(), clock)
-        running = asyncio.create_task(engine.run())
-        await until(lambda: engine.ready)
+        engine, running = await serving(card, clock, sessions=3)
         good, output = await started(engine)
         card.step = None  # whatever is asked of it
         other = engine.open(PORTRAIT)
@@ -292,7 +302,7 @@ def test_a_model_that_is_lost():
             assert good.reason == other.reason == "model_failed" and not engine.ready
             assert value(engine, "ready") == 0
             for reader in (told, output):
-                (error,) = [item.fields for item in await reader.take() if isinstance(item, Event) and item.name == "error"]
+                (error,) = errors_of(await reader.take())
                 assert error["code"] == "model_failed" and error["retryable"]
                 assert not running.done() and not await reader.take()
             with pytest.raises(ServingError) as refused:
@@ -340,25 +350,24 @@ def test_a_model_of_which_a_process_is_gone():
 
     async def body(asked):
         clock, card = HandClock(), TestCard()
-        engine = Engine(lambda: card, Limits(sessions=2), Metrics(), clock)
-        running = asyncio.create_task(engine.run())
-        await until(lambda: engine.ready)
+        engine, running = await serving(card, clock, sessions=2)
         live, output = await started(engine)
         await until(lambda: not engine.computing)
         if asked:
             card.gate.clear()
+            before = card.steps
             engine.open(PORTRAIT).subscribe()
-            await until(lambda: engine.computing)
+            await until(lambda: card.steps > before)
         card.gone = True
         await clock.move(1.0)
         assert live.state == "closed" and live.reason == "model_failed" and not engine.ready
-        assert [item.fields["code"] for item in await output.take() if isinstance(item, Event) and item.name == "error"] == [
-            "model_failed"
-        ]
+        assert [error["code"] for error in errors_of(await output.take())] == ["model_failed"]
         for _ in range(2 * round(engines.GOODBYE_SECONDS / 0.05)):
             await clock.move(0.05)
         with pytest.raises(ConnectionError, match="the other half"):
             await running
+        if not asked:
+            await until(lambda: not engine.computing)  # a chunk that was under way
         assert engine.lost and engine.computing == asked
         card.gate.set()
         await engine.close_all("over")

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import ctypes
 import gc
-import io
 import json
 import os
 import re
@@ -19,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import wave
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -37,6 +35,7 @@ from livetalk_jax.serving.metrics import Metrics
 from livetalk_jax.serving.probes import RATE, WINDOW, patiently, speech
 from tests.serving.test_process import ROOT, free_port
 from tests.serving.test_webrtc import Listener
+from tests.sounds import wav_of
 
 OPTIONS = [
     "--config", "tiny", "--config.sampler.steps=1", "--config.stream.buckets=((64,64),)", "--detached_seconds", "3",
@@ -87,17 +86,6 @@ async def look(client: Client, process: int) -> dict[str, float]:
     }
 
 
-def recording(samples: np.ndarray) -> bytes:
-    """int16 [samples] at `RATE` as a WAV file."""
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(RATE)
-        writer.writeframes(samples.astype("<i2").tobytes())
-    return file.getvalue()
-
-
 async def visit(client: Client, portrait: bytes, samples: np.ndarray, ending: str) -> None:
     """One session from its portrait on, to its end; a job is made after it, while others talk."""
     session = await patiently(client, portrait)
@@ -128,7 +116,7 @@ async def visit(client: Client, portrait: bytes, samples: np.ndarray, ending: st
             await stream.control("close")
         await stream.until("closed", 600)
     if "job" in ending:
-        async with aclosing(client.job(recording(samples), portrait)) as states:
+        async with aclosing(client.job(wav_of(samples, RATE), portrait)) as states:
             async for state in states:
                 if ending == "cancelled job" and state["frames_done"]:
                     break
