@@ -24,7 +24,7 @@ from livetalk_jax.training.batch import TrainBatch, TrainData
 from livetalk_jax.training.checkpoints import Checkpoints
 from livetalk_jax.training.progress import DivergedError, Progress
 from livetalk_jax.training.single import SingleNetwork
-from livetalk_jax.training.stages import Stage, State
+from livetalk_jax.training.stages import Stage, State, compile_together
 from livetalk_jax.training.state import Placement
 from livetalk_jax.training.throughput import peak_flops
 
@@ -94,7 +94,7 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
         Progress(workdir / "tensorboard", config.steps, config.log_every, peak and peak * stage.placement.mesh.size) as progress,
         Terminated() as terminated,
     ):
-        shown = next(feed) if config.sample_every else None
+        first = next(feed)
         restored = checkpoints.restore(stage.abstract_state())
         step, state, position, loss = restored or (0, stage.start(), beginning, math.inf)
         if student.exists():
@@ -102,6 +102,7 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
                 raise ValueError(f"{student} was made at the end of {step} steps; move it away to go on to {config.steps}")
             logger.info("nothing is left to do: %s is there", student)
             return
+        compile_together(stage.programs(state, frozen, first).values())
         data.set_state(position)
         record(stage.config, workdir / "config.json")
         progress.begin(step)
@@ -120,9 +121,9 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
                 loss = progress.mean(stage.watched, loss)
                 with progress.pause():
                     checkpoints.save(step, state, data.get_state(), loss)
-            if shown is not None and step % config.sample_every == 0:
+            if config.sample_every and step % config.sample_every == 0:
                 with progress.pause():
-                    show(stage, state, frozen, shown, workdir / "samples" / f"step_{step:06}", progress, step)
+                    show(stage, state, frozen, first, workdir / "samples" / f"step_{step:06}", progress, step)
             if ending:
                 return
     export(stage, state, frozen, feed, student)

@@ -1,5 +1,6 @@
 """AdamW as both stages use it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,20 @@ def scale_by_second_moment(b2: float, eps: float) -> optax.GradientTransformatio
     return optax.GradientTransformation(init, update)
 
 
+Norm = Callable[[optax.Updates], jax.Array]
+
+
+def clip_by_norm(most: float, norm: Norm) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm(most)` with a norm that knows where gradients lie."""
+
+    def update(gradients, state, params=None):
+        del params
+        size = norm(gradients)
+        return jax.tree.map(lambda g: jnp.where(size < most, g, g / size * most), gradients), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
 def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     """A linear warm-up, whose first update already moves; constant, or falling to 0 along half a wave of the cosine."""
 
@@ -44,7 +59,7 @@ def learning_rate(config: OptimizerConfig) -> optax.Schedule:
     return rate
 
 
-def adamw(config: OptimizerConfig) -> optax.GradientTransformation:
+def adamw(config: OptimizerConfig, norm: Norm = optax.tree.norm) -> optax.GradientTransformation:
     """Clip by the global norm, AdamW, and several batches an update where the configuration says so.
 
     Raises:
@@ -54,7 +69,7 @@ def adamw(config: OptimizerConfig) -> optax.GradientTransformation:
         raise ValueError(f"accumulate is {config.accumulate}: an update takes at least one batch")
     second = scale_by_second_moment(config.b2, config.eps)
     chain = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        clip_by_norm(config.clip_norm, norm),
         second if config.b1 == 0.0 else optax.scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay),
         optax.scale_by_learning_rate(learning_rate(config)),

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from livetalk_jax.stream.networks import GPU_OPTIONS, network_dtype, random_network
@@ -104,8 +103,8 @@ class SingleNetwork:
         def one(learner: Learner, batch: Any, number: jax.Array) -> tuple[Learner, Metrics]:
             key = jax.random.fold_in(jax.random.key(self.config.loop.seed), number)
             (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
-            metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
-            return learn(learner, gradients, self.config.optimizer), metrics
+            metrics = {"loss": value, "grad_norm": self.placement.norm(gradients), **metrics}
+            return learn(learner, gradients, self.config.optimizer, self.placement.norm), metrics
 
         return in_turn(one, learner, batches, first + jnp.arange(len(batches), dtype=jnp.uint32))
 

@@ -1,13 +1,13 @@
 """The two stages as programs on global arrays: what an iteration does, from batches to new weights."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from livetalk_jax.diffusion.sampler import Motion, add_noise, noise_draws, predict_x0, with_motion
@@ -38,6 +38,9 @@ from livetalk_jax.training.state import (
 from livetalk_jax.training.throughput import forward_flops
 
 TRAINED = 3  # a prediction with its gradients by inputs and weights costs as much as three without
+
+# XLA joins sums over devices, of hundreds of biases say, by kernels of as many operands: of some hundred they compile in seconds.
+TRAINING_OPTIONS = GPU_OPTIONS | {"xla_gpu_collective_combine_threshold_count": 64}
 
 State = dict[str, Learner]
 Metrics = dict[str, jax.Array]
@@ -88,6 +91,14 @@ class Program(NamedTuple):
     learner: str | None = None
 
 
+def compile_together(programs: Iterable[Program]) -> None:
+    """Compile programs at the same time, so that calls find them compiled: XLA takes minutes for one, most of them in one thread."""
+    with ThreadPoolExecutor() as pool:
+        compiling = [pool.submit(program.run.lower(*program.arguments).compile) for program in programs]
+    for one in compiling:
+        one.result()
+
+
 class Turn(NamedTuple):
     """A chunk of a rollout: its random numbers, its number from 0, and the step at which it leaves; integer scalars."""
 
@@ -128,7 +139,7 @@ class Stage:
         self.conditional = self.runner.guided(1.0, 1.0)
         self.motion_latents = latent_frames(config.stream.motion_frames)
         self._negative_text = negative_text
-        self._options = GPU_OPTIONS if device.platform == "gpu" else {}
+        self._options = TRAINING_OPTIONS if device.platform == "gpu" else {}
         # Motion lies the same way whichever program it comes from: a second chunk compiles nothing.
         self._motion_at = Motion(where.rows, where.whole)  # type: ignore[arg-type]
         self._sample = self.program(self.sample, out_shardings=(where.rows, self._motion_at))
@@ -211,8 +222,8 @@ class Stage:
     def update(self, learner: Learner, name: str, loss) -> tuple[Learner, Metrics]:
         """One step of a learner down the gradient of loss(weights) -> (loss, metrics)."""
         (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(learner.weights)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(gradients), **metrics}
-        return learn(learner, gradients, self.optimizers[name]), metrics
+        metrics = {"loss": value, "grad_norm": self.placement.norm(gradients), **metrics}
+        return learn(learner, gradients, self.optimizers[name], self.placement.norm), metrics
 
     def worked(self, work: Work, batch: TrainBatch, predictions: float) -> Work:
         """`work` and that of one batch more."""

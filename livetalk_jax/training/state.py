@@ -25,7 +25,7 @@ from livetalk_jax.shapes import Geometry
 from livetalk_jax.stream.networks import random_network
 from livetalk_jax.training import lora
 from livetalk_jax.training.config import LoRAConfig, OptimizerConfig, PartConfig, TrainConfig
-from livetalk_jax.training.optimizer import adamw
+from livetalk_jax.training.optimizer import Norm, adamw
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,10 @@ class Placement:
         """A sharding for every array of a tree of weights, or of what optimisers keep for them."""
         return placement.shardings(self.mesh, tree)
 
+    def norm(self, tree: Any) -> jax.Array:
+        """The global norm of such a tree."""
+        return placement.global_norm(self.mesh, tree)
+
     def place(self, tree: Any, sharding: Sharding | None = None) -> Any:
         """A tree of shapes and dtypes with the shardings of `weights`, or all with this one."""
         shardings = jax.tree.map(lambda _: sharding, tree) if sharding else self.weights(tree)
@@ -173,9 +177,9 @@ def new_learner(weights: Weights, config: OptimizerConfig) -> Learner:
     return Learner(weights, adamw(config).init(weights), jax.tree.map(jnp.copy, weights) if config.ema_decay else {})
 
 
-def learn(learner: Learner, gradients: Weights, config: OptimizerConfig) -> Learner:
+def learn(learner: Learner, gradients: Weights, config: OptimizerConfig, norm: Norm = optax.tree.norm) -> Learner:
     """One update; with `accumulate`, one part of it."""
-    updates, optimizer = adamw(config).update(gradients, learner.optimizer, learner.weights)
+    updates, optimizer = adamw(config, norm).update(gradients, learner.optimizer, learner.weights)
     weights = optax.apply_updates(learner.weights, updates)
     # Where an update is still being gathered the average must not move.
     moved = optimizer.mini_step == 0 if config.accumulate > 1 else True

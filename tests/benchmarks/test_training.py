@@ -1,6 +1,8 @@
 """`livetalk bench training` on small stages."""
 
 import json
+import logging
+import re
 
 import pytest
 
@@ -8,14 +10,19 @@ from livetalk_jax import flags
 from livetalk_jax.benchmarks import training
 from tests.training import sizes
 
+COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
 PROGRAMS = {"stage1": {"update"}, "stage2": {"chunk handed on", "last chunk", "student's update", "fake score's update"}}
+FUNCTIONS = {"stage1": ["updates"], "stage2": ["advance", "enter", "follow_student", "match_distribution"]}
 
 
 @pytest.mark.parametrize("stage", PROGRAMS)
-def test_a_stage_is_timed(stage, tmp_path, capsys):
+def test_a_stage_is_timed(stage, tmp_path, capsys, caplog):
     out = tmp_path / "training.json"
     arguments = [f"--config={sizes.__file__}:{stage}", "--steps=2", "--repeats=1", f"--out={out}"]
-    training.main(["livetalk bench training", *arguments])
+    with caplog.at_level(logging.DEBUG, "jax._src.dispatch"):
+        training.main(["livetalk bench training", *arguments])
+    compiled = [name for name in COMPILED.findall(caplog.text) if name in FUNCTIONS[stage]]
+    assert sorted(compiled) == FUNCTIONS[stage], "each once, though they are compiled before they are called"
     record = json.loads(out.read_text())
     assert set(record["seconds of each program"]) == PROGRAMS[stage]
     assert all(seconds > 0 for seconds in record["seconds of each program"].values())

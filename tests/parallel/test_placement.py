@@ -15,7 +15,7 @@ from livetalk_jax import checkpoint
 from livetalk_jax.config import DiTConfig
 from livetalk_jax.models.dit import DiT
 from livetalk_jax.parallel.mesh import make_mesh
-from livetalk_jax.parallel.placement import SHARED, by_path, shardings
+from livetalk_jax.parallel.placement import SHARED, by_path, global_norm, shardings
 from livetalk_jax.parallel.plan import Plan
 
 from .small import DIT
@@ -50,6 +50,17 @@ def test_a_state_that_repeats_the_names(mesh):
     specs = jax.tree.map(lambda s: s.spec, shardings(mesh, tree))
     assert specs["mu"]["a"] == {"kernel": PartitionSpec(SHARED, None), "bias": PartitionSpec()}
     assert specs["odd"]["kernel"] == specs["count"] == PartitionSpec()
+
+
+def test_the_norm_of_arrays_in_parts(mesh):
+    """Parts are counted once each, whole arrays and copies once, by one sum over devices."""
+    rng = np.random.default_rng(0)
+    tree = {"a": {"kernel": rng.normal(size=(8, 6)), "bias": rng.normal(size=6)}, "odd": {"kernel": rng.normal(size=(7, 4))}}
+    tree = jax.tree.map(jnp.float32, tree)
+    norm = jax.jit(lambda tree: global_norm(mesh, tree)).lower(jax.device_put(tree, shardings(mesh, tree)))
+    expected = np.sqrt(sum(np.sum(np.square(np.float64(x))) for x in jax.tree.leaves(tree)))
+    np.testing.assert_allclose(norm.compile()(jax.device_put(tree, shardings(mesh, tree))), expected, rtol=1e-6)
+    assert norm.as_text().count("all_reduce") == 1
 
 
 def test_a_checkpoint_is_read_into_its_parts(mesh, tmp_path):

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +58,9 @@ class Counter:
     def start(self):
         return jax.jit(self.new, out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state()))()
 
+    def programs(self, state, frozen, batch):
+        return {}
+
     def step(self, state, frozen, step, feed):
         self.ran.append(step + 1)
         if step + 1 == self.told_at:
@@ -70,16 +72,24 @@ class Counter:
         return {"vae": nnx.State({"matrix": nnx.Param(state["matrix"])})}
 
 
-def batches() -> SimpleNamespace:
-    """Data that is nowhere."""
-    return SimpleNamespace(get_state=dict, set_state=lambda state: None)
+class Nowhere:
+    """Data that is nowhere: batches without arrays."""
+
+    def __next__(self):
+        return {}
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        assert state == {}
 
 
 def main(folder: str, steps: str) -> None:
     initialize()
     last = jax.process_index() == jax.process_count() - 1
     options = dict(steps=int(steps), save_every=1_000_000, log_every=1_000_000, checkpoint=f"{folder}/others")
-    train(Counter({}, told_at=2 if last else None, devices=jax.device_count(), **options), batches(), Path(folder))
+    train(Counter({}, told_at=2 if last else None, devices=jax.device_count(), **options), Nowhere(), Path(folder))
 
 
 if __name__ == "__main__":
