@@ -61,8 +61,12 @@ check() { "$PYTHON" tools/check_small_model.py --out "$W/results.json" "$@"; }
 for word in $WORDS; do
     case $word in
         draw) draw & drawing=$! ;;
-        vae) paths=$(folders clips $((PARTS > 1 ? 1 : 0))); train vae vae_tiny "$VAE_MINUTES" "$paths" ;;
-        audio) paths=$(folders clips $last); train audio audio_tiny "$AUDIO_MINUTES" "$paths" "$W/vae/student" ;;
+        vae) # rates that fall to 0, here and below, bring what many more updates at one rate do not (docs/small_model.md)
+            paths=$(folders clips $((PARTS > 1 ? 1 : 0)))
+            train vae vae_tiny "$VAE_MINUTES" "$paths" "" --config.optimizer.decay_steps=12000 --config.loop.steps=1500 ;;
+        audio)
+            paths=$(folders clips $last)
+            train audio audio_tiny "$AUDIO_MINUTES" "$paths" "$W/vae/student" --config.optimizer.decay_steps=8000 --config.loop.steps=1000 ;;
         encode)
             paths=$(folders clips $last)
             begun=$(date +%s)
