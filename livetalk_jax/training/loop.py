@@ -94,7 +94,6 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
         Progress(workdir / "tensorboard", config.steps, config.log_every, peak and peak * stage.placement.mesh.size) as progress,
         Terminated() as terminated,
     ):
-        first = next(feed)
         restored = checkpoints.restore(stage.abstract_state())
         step, state, position, loss = restored or (0, stage.start(), beginning, math.inf)
         if student.exists():
@@ -102,6 +101,7 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
                 raise ValueError(f"{student} was made at the end of {step} steps; move it away to go on to {config.steps}")
             logger.info("nothing is left to do: %s is there", student)
             return
+        first = next(feed)
         compile_together(stage.programs(state, frozen, first).values())
         data.set_state(position)
         record(stage.config, workdir / "config.json")
