@@ -76,11 +76,10 @@ def global_norm(mesh: Mesh, tree: Any) -> jax.Array:
     where = specs(mesh, tree)
 
     def on_each(tree):
-        cut, whole = jnp.float32(0.0), jnp.float32(0.0)
+        squares = {CUT: jnp.float32(0.0), WHOLE: jnp.float32(0.0)}
         for x, one in zip(jax.tree.leaves(tree), jax.tree.leaves(where), strict=True):
-            square = jnp.sum(jnp.square(x))
-            cut, whole = (cut + square, whole) if one == CUT else (cut, whole + square)
-        return jnp.sqrt(jax.lax.psum(cut, SHARED) + whole)
+            squares[one] += jnp.sum(jnp.square(x))
+        return jnp.sqrt(jax.lax.psum(squares[CUT], SHARED) + squares[WHOLE])
 
     return jax.shard_map(on_each, mesh=mesh, in_specs=(where,), out_specs=WHOLE)(tree)
 

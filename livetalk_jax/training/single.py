@@ -17,8 +17,8 @@ from livetalk_jax.training.state import (
     Template,
     Weights,
     at_a_time,
+    descend,
     in_turn,
-    learn,
     new_learner,
     starting_weights,
 )
@@ -102,9 +102,7 @@ class SingleNetwork:
 
         def one(learner: Learner, batch: Any, number: jax.Array) -> tuple[Learner, Metrics]:
             key = jax.random.fold_in(jax.random.key(self.config.loop.seed), number)
-            (value, metrics), gradients = jax.value_and_grad(self.loss, has_aux=True)(learner.weights, batch, key)
-            metrics = {"loss": value, "grad_norm": self.placement.norm(gradients), **metrics}
-            return learn(learner, gradients, self.config.optimizer, self.placement.norm), metrics
+            return descend(learner, lambda weights: self.loss(weights, batch, key), self.config.optimizer, self.placement.norm)
 
         return in_turn(one, learner, batches, first + jnp.arange(len(batches), dtype=jnp.uint32))
 

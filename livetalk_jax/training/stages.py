@@ -29,8 +29,8 @@ from livetalk_jax.training.state import (
     Template,
     Weights,
     at_a_time,
+    descend,
     in_turn,
-    learn,
     materialize,
     new_learner,
     starting_weights,
@@ -221,9 +221,7 @@ class Stage:
 
     def update(self, learner: Learner, name: str, loss) -> tuple[Learner, Metrics]:
         """One step of a learner down the gradient of loss(weights) -> (loss, metrics)."""
-        (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(learner.weights)
-        metrics = {"loss": value, "grad_norm": self.placement.norm(gradients), **metrics}
-        return learn(learner, gradients, self.optimizers[name], self.placement.norm), metrics
+        return descend(learner, loss, self.optimizers[name], self.placement.norm)
 
     def worked(self, work: Work, batch: TrainBatch, predictions: float) -> Work:
         """`work` and that of one batch more."""

@@ -188,6 +188,14 @@ def learn(learner: Learner, gradients: Weights, config: OptimizerConfig, norm: N
     return Learner(weights, optimizer, average)
 
 
+def descend(
+    learner: Learner, loss: Callable[[Weights], tuple[jax.Array, dict[str, jax.Array]]], config: OptimizerConfig, norm: Norm
+) -> tuple[Learner, dict[str, jax.Array]]:
+    """One update down the gradient of loss(weights) -> (loss, metrics), and what there is to watch."""
+    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(learner.weights)
+    return learn(learner, gradients, config, norm), {"loss": value, "grad_norm": norm(gradients), **metrics}
+
+
 def in_turn(
     one: Callable[[Learner, Any, Any], tuple[Learner, dict[str, jax.Array]]], learner: Learner, batches: Sequence[Any], numbers: Any
 ) -> tuple[Learner, dict[str, jax.Array]]:
