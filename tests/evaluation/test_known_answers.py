@@ -47,7 +47,7 @@ STILL = {
     "Temporal-F": 2e-5, "Frozen": 0, "Longest freeze": 0, "Colour": 0.02, "Colour drift": 0.05, "Sharpness": 0.025,
     "Sharpness drift": 0.025, "Join jump": 0.05, "A/V offset": 0.1, "A/V match": 0.1, "Silent mouth": 0.01, "Lip r": 0.002,
     "Lip r best": 0.002, "Lip lag": 0, "Lip error": 0.002, "Width r": 0.002, "Width error": 0.0005, "m b p closed": 0,
-    "Rest in silence": 0, "Identity": 0.1, "Identity drift": 0.2, "Background drift": 0.05,
+    "Rest in silence": 0, "Identity": 0.1, "Identity drift": 0.2, "Identity sway": 0.2, "Background drift": 0.05,
 }  # fmt: skip
 
 # What each fault does to each column: "=" nothing, "+" and "-" move it by more than three times what is allowed above, "gone" takes the
@@ -76,6 +76,7 @@ m_b_p_closed      -         =            =            =       -        =       =
 Rest_in_silence   -         =            =            =       -        =       =
 Identity          =         =            =            =       +        =       =
 Identity_drift    =         =            =            =       +        =       =
+Identity_sway     =         =            =            =       +        =       =
 Background_drift  =         =            =            +       =        +       =
 """
 
@@ -185,6 +186,13 @@ def test_cutting_to_another_person():
     # Both go with the sound, but no cell holds both mouths; the other's own rests at 0.09.
     assert found["Silent mouth"] < 0.12
     check("cut", found)
+
+
+def test_who_comes_back_sways_and_does_not_drift():
+    frames, *_ = real()
+    other = recording(OTHER, seed=3).frames(50)
+    found = numbers(np.concatenate([frames[:50], other, frames[:50]]), only="drawn")
+    assert found["Identity drift"] == 0 and found["Identity sway"] > 30
 
 
 def test_chunks_that_do_not_join():

@@ -1,6 +1,7 @@
 """Lips, identity and background of persons of the procedural set, against the truth (data/procedural/measure.py)."""
 
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,9 @@ class Meter:
         looks, walls = np.array(self._looks), np.array(self._walls, np.float32)
         (first, last), (wall, later) = ends(looks), ends(walls)
         numbers["Identity drift"] = 100 * self._measure.identity_distance(first, last)
+        stretches = [looks[k : k + len(first)] for k in range(0, len(looks) - len(first) + 1, len(first))]
+        if sways := [self._measure.identity_distance(a, b) for a, b in itertools.pairwise(stretches)]:
+            numbers["Identity sway"] = 100 * float(np.mean(sways))
         numbers["Background drift"] = 100 * float(np.abs(later.mean(0) - wall.mean(0)).mean()) / measure.two_walls()
         rest = self._measure(self.clip.portrait[None]).looks
         numbers["Identity"] = 100 * self._measure.identity_distance(rest, looks)
