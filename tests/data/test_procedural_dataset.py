@@ -12,11 +12,19 @@ from livetalk_jax.config import RunConfig
 from livetalk_jax.configs import tiny
 from livetalk_jax.data import folder
 from livetalk_jax.data.clips import clip_frames
-from livetalk_jax.data.procedural import command
+from livetalk_jax.data.procedural import command, speech
 from livetalk_jax.data.procedural.dataset import ProceduralClips, ProceduralSet, make_recording, person_numbers
 from livetalk_jax.data.procedural.phonemes import closure
 from livetalk_jax.data.procedural.sentences import ACCENTS, SENTENCES, SHARES, VARIANTS
-from livetalk_jax.data.procedural.speech import SAMPLE_RATE, NoSynthesiser, Synthesiser, make_speech, split_of, voices
+from livetalk_jax.data.procedural.speech import (
+    SAMPLE_RATE,
+    NoSynthesiser,
+    Synthesiser,
+    SynthesiserCrashed,
+    make_speech,
+    split_of,
+    voices,
+)
 from livetalk_jax.data.procedural.store import StoredClips, write_clips
 from livetalk_jax.media import load_audio, read_video
 from tests.data.procedural import needs_espeak, recording
@@ -76,6 +84,29 @@ def test_frames_and_sound_are_cut_alike():
 def test_a_missing_synthesiser_is_said_in_one_line():
     with pytest.raises(NoSynthesiser, match=r"nowhere/libespeak.*install Debian's espeak-ng, or set \$ESPEAK_NG_LIBRARY"):
         Synthesiser("/nowhere/libespeak-ng.so").say(["Hello."], "en-us", 150, 50, 50)
+
+
+def test_a_crash_is_no_missing_synthesiser(tmp_path, monkeypatch):
+    crashing = tmp_path / "crashing.py"
+    crashing.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(speech.espeak, "__file__", str(crashing))
+    with pytest.raises(SynthesiserCrashed, match=r"signal 11 over \['Hello\.'\], said by en-us"):
+        Synthesiser().say(["Hello."], "en-us", 150, 50, 50)
+
+
+def test_lines_that_crash_the_synthesiser_are_left_out():
+    asked = []
+
+    class Crashing(Synthesiser):
+        def say(self, lines, *how):
+            asked.append(list(lines))
+            if len(lines) > 1 or lines == asked[0][1:2]:
+                raise SynthesiserCrashed
+            return [(np.full(SAMPLE_RATE // 2, 0.1, np.float32), [])]
+
+    said = make_speech(np.random.default_rng(0), 3.0, "train", Crashing(), recorded=False)
+    assert len(asked[0]) == 4 and asked[1:] == [[line] for line in asked[0]]
+    assert said.lines and set(said.lines) <= {asked[0][k] for k in (0, 2, 3)} and len(said.waveform) == 3 * SAMPLE_RATE
 
 
 # Speech

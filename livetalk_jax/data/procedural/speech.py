@@ -29,6 +29,10 @@ class NoSynthesiser(OSError):
     """espeak-ng's library is not here, or does not work; the message says what would help."""
 
 
+class SynthesiserCrashed(RuntimeError):
+    """espeak-ng ended by a signal over these lines, as 1.51 does over Mandarin questions of some deep voices, whenever it is asked."""
+
+
 def split_of(name: str) -> Split:
     """The side of the split something is on, for ever: SHA-256 of a salt and its name, the first 8 bytes as a share of 2⁶⁴.
 
@@ -68,11 +72,14 @@ class Synthesiser:
 
         Raises:
             NoSynthesiser: the library or its data are missing.
+            SynthesiserCrashed: it is there, and crashes over one of the lines.
         """
         data = self.data or os.environ.get(DATA_VARIABLE, "")
         task = dict(library=self._library(), data=data, voice=voice, rate=rate, pitch=pitch, range=range_, lines=list(lines))
         program = [sys.executable, "-I", "-S", str(Path(espeak.__file__))]
         done = subprocess.run(program, input=json.dumps(task).encode(), capture_output=True)
+        if done.returncode < 0:
+            raise SynthesiserCrashed(f"espeak-ng ended by signal {-done.returncode} over {lines}, said by {voice}")
         head, _, samples = done.stdout.partition(b"\n")
         answer: dict[str, Any] = json.loads(head) if head else {"error": f"the synthesiser ended with code {done.returncode}"}
         if "error" in answer:
@@ -123,6 +130,16 @@ def _pick_line(rng: np.random.Generator, language: str, split: Split) -> str:
             return line
 
 
+def _said(synthesiser: Synthesiser, lines: Sequence[str], *how: Any) -> list[tuple[str, np.ndarray, list[Phoneme]]]:
+    """Lines with their sound and phonemes, without those that the synthesiser crashes over; arguments as of `Synthesiser.say`."""
+    try:
+        return [(line, *said) for line, said in zip(lines, synthesiser.say(lines, *how), strict=True)]
+    except SynthesiserCrashed:
+        if len(lines) == 1:
+            return []
+        return [said for line in lines for said in _said(synthesiser, [line], *how)]
+
+
 def make_speech(rng: np.random.Generator, seconds: float, split: Split, synthesiser: Synthesiser, recorded: bool) -> Speech:
     """Someone speaking for `seconds`, with pauses.
 
@@ -147,9 +164,7 @@ def make_speech(rng: np.random.Generator, seconds: float, split: Split, synthesi
     at = 0.0 if rng.random() < 0.3 else rng.uniform(0.1, 1.2)
     # The library is asked for a few lines at a time: most clips need no more.
     for first in range(0, len(lines), 4):
-        for line, (wave, sounds) in zip(
-            lines[first : first + 4], synthesiser.say(lines[first : first + 4], voice, rate, pitch, range_), strict=True
-        ):
+        for line, wave, sounds in _said(synthesiser, lines[first : first + 4], voice, rate, pitch, range_):
             if at >= seconds:
                 break
             if stretch != 1.0:
