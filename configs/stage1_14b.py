@@ -43,7 +43,6 @@ def get_config() -> ConfigDict:
         temporal_weight=0.0,
         movement_weight=0.0,
         picture_weight=0.0,
-        picture_change_weight=0.0,
         lasting_weight=0.0,
         handed_over=0.0,
         handovers=1,

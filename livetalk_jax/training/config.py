@@ -132,7 +132,6 @@ class FlowMatchingConfig:
       talking head that is the mouth before all. 0 weighs all places alike.
     - `picture_weight`: of the error of decoded frames, all but a clip's motion frames, against those of the clip's latents
       (`picture_loss`), by the same shares. Latents are not alike in what is seen of them. Two decodings; 0 leaves it out.
-      `picture_change_weight`, in it: of the error of their differences from frame to frame, so of when a mouth opens and closes.
     - `handed_over`: how often a step's motion latents have gone through the handover between chunks, decoded, colour-matched and
       encoded again, once to `handovers` times: what a stream is given, where the VAE loses something each time. 0 leaves it out.
     - `lasting_weight`: of the squared error of the velocity's mean over a clip's frames: of what stays, such as whose face it is,
@@ -155,7 +154,6 @@ class FlowMatchingConfig:
     temporal_weight: float
     movement_weight: float
     picture_weight: float
-    picture_change_weight: float
     handed_over: float
     handovers: int
     lasting_weight: float

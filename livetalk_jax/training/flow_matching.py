@@ -159,21 +159,17 @@ def flow_matching_loss(
     return loss
 
 
-def picture_loss(seen: jax.Array, asked: jax.Array, share: float, change_weight: float = 0.0) -> jax.Array:
+def picture_loss(seen: jax.Array, asked: jax.Array, share: float) -> jax.Array:
     """Mean absolute error of pixels and of edges: what an error of latents looks like, where v's square counts all latents alike.
 
     Args:
         seen: the decoded prediction, [B, F, Y, X, 3].
         asked: the decoded target, which has no gradient.
         share: of `movement_weights`, of what is asked.
-        change_weight: of the same error of pixels' differences from frame to frame.
     """
     asked = jax.lax.stop_gradient(asked)
     error, weights = seen - asked, movement_weights(asked, share)
-    loss = jnp.mean(weights * jnp.abs(error)) + edge_error(error, weights)
-    if change_weight:
-        loss += change_weight * jnp.mean(weights * jnp.abs(jnp.diff(error, axis=1)))
-    return loss
+    return jnp.mean(weights * jnp.abs(error)) + edge_error(error, weights)
 
 
 class Example(NamedTuple):

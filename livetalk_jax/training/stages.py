@@ -305,7 +305,7 @@ class Adaptation(Stage):
             sigma = flow_matching.per_row(example.timestep) / NUM_TIMESTEPS
             x0 = with_motion(predict_x0(example.noisy, velocity, sigma), motion)
             seen, asked = (self.new_pictures(frozen, x) for x in (x0, latents - sigma * guidance))
-            pictures = flow_matching.picture_loss(seen, asked, config.movement_weight, config.picture_change_weight)
+            pictures = flow_matching.picture_loss(seen, asked, config.movement_weight)
             return total + config.picture_weight * pictures, {"pictures": pictures}
 
         return self.update(learner, "student", loss)
