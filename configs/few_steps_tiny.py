@@ -17,7 +17,7 @@ STEPS = 900
 def get_config(data: str = "") -> ConfigDict:
     """data: "synthetic" for random numbers."""
     config = stage1_tiny.get_config(data)
-    config.sampler = {**tiny.get_config().sampler, "negative_prompt": ""}
+    config.sampler = {**tiny.get_config().sampler, "steps": 4, "negative_prompt": ""}
     if not data:
         config.loop.steps = STEPS
     config.student.update(learning_rate=4e-4, warmup_steps=200, decay_steps=STEPS * config.updates)

@@ -1,6 +1,7 @@
 """The whole system at a size that streams on a laptop's CPU: the model that this project trains and ships (docs/small_model.md).
 
-It has one size of picture, and noise shifted by 3 where the published models have 5.
+It has one size of picture. Its noise is shifted by 3 where the published models have 5, and it takes two steps where they take four:
+lips close more often so, and two cores keep up with speech.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ def get_config() -> ConfigDict:
     )
     config.sampler = dict(
         method="renoise",
-        steps=4,
+        steps=2,
         shift=3.0,
         text_guidance=1.0,
         audio_guidance=1.0,

@@ -59,8 +59,8 @@ def test_by_path(tmp_path):
 
 def test_overrides():
     arguments = (
-        "--config.sampler.steps=2",
-        "--config.sampler.shift=3",
+        "--config.sampler.steps=4",
+        "--config.sampler.shift=7",
         "--config.sampler.prompt=A person sings; quietly.",
         "--config.stream.buckets=((32, 48), (48, 32))",
         "--config.runtime.dtype=bfloat16",
@@ -68,16 +68,16 @@ def test_overrides():
     )
     for order in (("--config=tiny", *arguments), arguments):
         _, config = parse(*order)
-        assert (config.sampler.steps, config.sampler.shift, config.sampler.apg) == (2, 3.0, True)
+        assert (config.sampler.steps, config.sampler.shift, config.sampler.apg) == (4, 7.0, True)
         assert config.sampler.prompt == "A person sings; quietly."
         assert config.stream.buckets == ((32, 48), (48, 32))
         assert config.runtime.dtype == "bfloat16"
 
 
 def test_one_call_leaves_nothing_for_the_next():
-    assert parse("--config.sampler.steps=2", "--number=9")[1].sampler.steps == 2
+    assert parse("--config.sampler.steps=4", "--number=9")[1].sampler.steps == 4
     values, config = parse()
-    assert (values.number, config.sampler.steps) == (3, 4)
+    assert (values.number, config.sampler.steps) == (3, 2)
 
 
 @pytest.mark.parametrize(

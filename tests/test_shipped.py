@@ -5,6 +5,8 @@ import pytest
 
 from livetalk_jax import generate, media
 from livetalk_jax.checkpoint import SHIPPED
+from livetalk_jax.configs import few_steps_tiny, tiny
+from livetalk_jax.diffusion.schedule import timesteps
 from tests.sounds import RATE, write_wav
 
 SECONDS, SIZE = 3.3, 128  # three chunks
@@ -26,6 +28,12 @@ def shown(tmp_path_factory):
 
 def test_is_small_enough_to_ship():
     assert sum(file.stat().st_size for file in (SHIPPED / "tiny").rglob("*") if file.is_file()) <= 16 * 2**20
+
+
+def test_it_samples_where_it_was_trained():
+    learnt, sampler = few_steps_tiny.get_config().flow_matching, tiny.get_config().sampler
+    trained = timesteps(learnt.timestep_steps, learnt.timestep_shift)
+    assert np.isin(timesteps(sampler.steps, sampler.shift), trained).all() and len(trained) == 5
 
 
 def test_colours_stay_those_of_the_portrait(shown):

@@ -33,8 +33,8 @@ for name in ${*:-k1 k3 k5 random ground_truth noised motion_loss}; do
             echo "$name-$seed $(($(date +%s) - begun))" >> "$OUT/times.txt"
         fi
         [ -f "$run.json" ] || {
-            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --what talk --name short
-            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --what talk --name long --clips 4 --seconds "$LONG"
+            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --config.sampler.steps=4 --what talk --name short
+            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --config.sampler.steps=4 --what talk --name long --clips 4 --seconds "$LONG"
         }
     done
 done

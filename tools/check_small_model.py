@@ -2,7 +2,7 @@
 
     python tools/check_small_model.py --out results.json --checkpoint DIR --what vae,audio,talk [--clips 16] [--seconds 10]
     python tools/check_small_model.py … --what talk --name teacher --config stage1_tiny    (40 guided steps)
-    python tools/check_small_model.py … --what talk --name student_2 --config.sampler.steps=2
+    python tools/check_small_model.py … --what talk --name student_4 --config.sampler.steps=4
 
 Adds to the JSON file, name by name:
 

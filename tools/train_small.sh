@@ -82,9 +82,9 @@ for word in $WORDS; do
         stage2) train stage2 stage2_tiny "$STAGE2_MINUTES" "$(folders features $last)" "$W/stage1/student" ;;
         check)
             check --what vae,audio --checkpoint "$W/decoder/student"
-            check --what talk --name tiny_4_steps --checkpoint "$W/pictures/student"
-            check --what talk --name tiny_2_steps --checkpoint "$W/pictures/student" --config.sampler.steps=2
-            check --what talk --name stage2 --checkpoint "$W/stage2/student"
+            check --what talk --name tiny_2_steps --checkpoint "$W/pictures/student"
+            check --what talk --name tiny_4_steps --checkpoint "$W/pictures/student" --config.sampler.steps=4
+            check --what talk --name stage2 --checkpoint "$W/stage2/student" --config.sampler.steps=4
             check --what talk --name teacher --config stage1_tiny --checkpoint "$W/stage1/student" ;;
         pack) "$PYTHON" tools/pack_small_model.py --from "$W" ;;
         *) echo "there is no part $word" >&2; exit 2 ;;
