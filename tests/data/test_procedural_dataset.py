@@ -86,11 +86,19 @@ def test_a_missing_synthesiser_is_said_in_one_line():
         Synthesiser("/nowhere/libespeak-ng.so").say(["Hello."], "en-us", 150, 50, 50)
 
 
-def test_a_crash_is_no_missing_synthesiser(tmp_path, monkeypatch):
-    crashing = tmp_path / "crashing.py"
-    crashing.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    monkeypatch.setattr(speech.espeak, "__file__", str(crashing))
-    with pytest.raises(SynthesiserCrashed, match=r"signal 11 over \['Hello\.'\], said by en-us"):
+@pytest.mark.parametrize(
+    ("ended", "error", "says"),
+    [
+        ("SIGSEGV", SynthesiserCrashed, r"signal 11 over \['Hello\.'\], said by en-us"),
+        ("SIGKILL", NoSynthesiser, "ended with code -9"),
+    ],
+)
+def test_a_crash_is_no_missing_synthesiser(ended, error, says, tmp_path, monkeypatch):
+    """And no end by somebody else, who may not come again."""
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, signal\nos.kill(os.getpid(), signal.{ended})\n")
+    monkeypatch.setattr(speech.espeak, "__file__", str(program))
+    with pytest.raises(error, match=says):
         Synthesiser().say(["Hello."], "en-us", 150, 50, 50)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from livetalk_jax.data.procedural.sentences import ACCENTS, SENTENCES, SHARES, V
 
 SAMPLE_RATE = 16_000
 TEST_SHARE = 0.2
+# Signals that a program brings upon itself, the same whenever it does the same; not those of somebody who ends it.
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 LIBRARY_VARIABLE, DATA_VARIABLE = "ESPEAK_NG_LIBRARY", "ESPEAK_NG_DATA"
 
 Split = Literal["train", "test"]
@@ -78,7 +81,7 @@ class Synthesiser:
         task = dict(library=self._library(), data=data, voice=voice, rate=rate, pitch=pitch, range=range_, lines=list(lines))
         program = [sys.executable, "-I", "-S", str(Path(espeak.__file__))]
         done = subprocess.run(program, input=json.dumps(task).encode(), capture_output=True)
-        if done.returncode < 0:
+        if -done.returncode in CRASHES:
             raise SynthesiserCrashed(f"espeak-ng ended by signal {-done.returncode} over {lines}, said by {voice}")
         head, _, samples = done.stdout.partition(b"\n")
         answer: dict[str, Any] = json.loads(head) if head else {"error": f"the synthesiser ended with code {done.returncode}"}
