@@ -483,8 +483,8 @@ class Distillation(Stage):
         motion = self.placement.place(jax.eval_shape(self.begin, batch, NOW), rows)
         x = jax.ShapeDtypeStruct(batch.reference_latents.shape, jnp.float32, sharding=rows)
         chunk = (frozen, batch, Turn(NOW, np.uint32(0), np.int32(self.config.sampler.steps - 1)), motion)
-        return {
-            "chunk handed on": Program(self._advance, (student.weights, *chunk)),
+        handed_on = {"chunk handed on": Program(self._advance, (student.weights, *chunk))} if self.config.data.chunks > 1 else {}
+        return handed_on | {
             "last chunk": Program(self._enter, (student.weights, *chunk)),
             "student's update": Program(self._updates["student"], (student, fake.weights, *chunk, x), "student"),
             "fake score's update": Program(self._updates["fake_score"], (fake, student.weights, *chunk, x), "fake_score"),

@@ -1,5 +1,6 @@
 """Rollouts are inference, and only the retained step carries a gradient."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 from livetalk_jax.diffusion.sampler import Motion, with_motion
 from livetalk_jax.stream.chunk import denoise, draw_noise, generate_chunk
 from livetalk_jax.training.rollout import Draw, conditions_of
-from livetalk_jax.training.stages import Turn, When, given_of
+from livetalk_jax.training.stages import Distillation, Turn, When, given_of
+from tests.training.conftest import one_device
 
 WHEN = When(np.uint32(3), np.uint32(0))
 STEPS = 4
@@ -79,6 +81,15 @@ def test_every_exit_by_hand(stage2, streamed, exit_step):
     # An early exit in a chunk that is handed on ends with the same x0.
     early = jax.jit(lambda: stage.conditional.latents(*stage.inputs(student, frozen, batch, turn), motion, turn.exit_step))()
     close(early, with_motion(stage.leave(student, frozen, batch, turn, x), motion))
+
+
+def test_a_rollout_of_one_chunk_hands_nothing_on(stage2):
+    config = stage2.stage.config
+    stage = Distillation(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, chunks=1)), one_device(), np.zeros((8, 16))
+    )
+    one, two = (some.programs(stage2.state, stage2.frozen, stage2.batch).keys() for some in (stage, stage2.stage))
+    assert two - one == {"chunk handed on"} and one < two
 
 
 def test_gradient_of_the_retained_step_alone(stage2):

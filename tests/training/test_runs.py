@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import wave
 from pathlib import Path
 
 import av
@@ -22,6 +21,7 @@ from livetalk_jax.data import prepare
 from livetalk_jax.training.config import training_config
 from tests.data import sets
 from tests.processes import ROOT, run_together
+from tests.sounds import write_wav
 from tests.training import sizes
 from tests.training.teacher import write_teacher
 
@@ -142,10 +142,7 @@ def test_both_stages(stages, tmp_path):
     assert [event.step for name in events.Tags()["images"] for event in events.Images(name)] == [2]
 
     Image.new("RGB", (64, 64), (180, 140, 120)).save(tmp_path / "portrait.png")
-    speech = (3000 * np.sin(np.arange(16_000) * 0.05)).astype(np.int16)
-    with wave.open(str(tmp_path / "speech.wav"), "wb") as sound:
-        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
-        sound.writeframes(speech.tobytes())
+    write_wav(tmp_path / "speech.wav", 0.1 * np.sin(np.arange(16_000) * 0.05))
     generate.main([
         "livetalk generate", f"--config={stages.config}:streamed", f"--checkpoint={folders[-1]}", f"--out={tmp_path / 'talk.mp4'}",
         f"--image={tmp_path / 'portrait.png'}", f"--audio={tmp_path / 'speech.wav'}",
