@@ -11,7 +11,7 @@ the clip, not of the student, who keeps to the portrait then (both: docs/ablatio
 
 from ml_collections import ConfigDict
 
-from livetalk_jax.configs import stage1_tiny, stage2_14b, tiny
+from livetalk_jax.configs import few_steps_tiny, stage1_tiny, stage2_14b
 
 
 def get_config(data: str = "") -> ConfigDict:
@@ -19,7 +19,7 @@ def get_config(data: str = "") -> ConfigDict:
     config = stage2_14b.get_config()
     first = stage1_tiny.get_config(data)
     config.model, config.stream, config.runtime, config.execution = first.model, first.stream, first.runtime, first.execution
-    config.sampler = {**tiny.get_config().sampler, "steps": 4, "negative_prompt": ""}
+    config.sampler = few_steps_tiny.get_config(data).sampler
     config.data = {**first.data, "batch": 32, "chunks": 5}
     config.loop.update(steps=5000, log_every=50, save_every=500, keep_last=1, keep_best=0, sample_every=1000)
     config.student.update(learning_rate=5e-5, ema_decay=0.99)

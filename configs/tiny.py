@@ -1,7 +1,7 @@
 """The whole system at a size that streams on a laptop's CPU: the model that this project trains and ships (docs/small_model.md).
 
 It has one size of picture. Its noise is shifted by 3 where the published models have 5, and it takes two steps where they take four:
-lips close more often so, and two cores keep up with speech.
+lips close more often so, and a chunk takes two cores an eighth less (docs/performance.md).
 """
 
 import dataclasses

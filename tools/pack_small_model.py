@@ -44,7 +44,7 @@ Commands and every setting: `tools/train_small.sh`, `configs/vae_tiny.py`, `audi
 numbers of steps above.
 
 ## Numbers
-Of {measured}. "teacher" is stage 1 with 40 guided steps, "tiny" what is packed in 4 and 2 steps, "stage2" a student of stage 2.
+Of {measured}. "teacher" is stage 1 with 40 guided steps, "tiny" what is packed in 2 and 4 steps, "stage2" a student of stage 2.
 
 {results}
 

@@ -127,7 +127,7 @@ _PLAIN: tuple[Metric, ...] = (
             Column("Rest in silence", "higher", "silent frames whose lips touch, %", "silence"),
             Column("Identity", "lower", "distance of the face from the portrait's, % of that of two persons"),
             Column("Identity drift", "lower", "between the first and the last ten seconds, % of two persons"),
-            Column("Identity sway", "lower", "the same between neighbours: what is no drift", "two seconds"),
+            Column("Identity sway", "lower", "between neighbouring ten seconds, % of two persons: what is no drift", "two seconds"),
             Column("Background drift", "lower", "the same of the wall, % of two scenes"),
         ),
         version=2,
