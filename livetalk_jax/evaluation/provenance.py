@@ -60,12 +60,20 @@ def _commit() -> str:
         return UNKNOWN
 
 
+def _version(name: str) -> str:
+    """Of an installed package; "unknown" of one that runs from a folder that was never installed, as this one may."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return UNKNOWN
+
+
 def surroundings() -> dict[str, Any]:
     """Versions and hardware."""
     names = ("livetalk-jax", "jax", "flax", "numpy", "scipy", "av", "transformers")
     devices = jax.devices()
     return {
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in names},
         "commit": _commit(),
         "device": f"{len(devices)} × {devices[0].device_kind}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",

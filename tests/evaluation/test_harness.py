@@ -1,6 +1,7 @@
 """The harness around metrics: pacing, sets, runs that go on, reports and comparisons, and lines for what is wrong."""
 
 import dataclasses
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -395,6 +396,19 @@ def test_which_code_it_was(tmp_path, monkeypatch):
     assert provenance.surroundings()["commit"] == "unknown"
     (tmp_path / ".git").write_text("gitdir: /nowhere")  # a checkout that git cannot read
     assert provenance.surroundings()["commit"] == "unknown"
+
+
+def test_a_folder_that_was_never_installed_is_measured_all_the_same(monkeypatch):
+    known = importlib.metadata.version
+
+    def version(name):
+        if name == "livetalk-jax":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return known(name)
+
+    monkeypatch.setattr(provenance.importlib.metadata, "version", version)
+    versions = provenance.surroundings()["versions"]
+    assert versions["livetalk-jax"] == "unknown" and versions["jax"] == known("jax")
 
 
 class FakeBench:
