@@ -129,8 +129,9 @@ _PLAIN: tuple[Metric, ...] = (
             Column("Identity drift", "lower", "between the first and the last ten seconds, % of two persons"),
             Column("Identity sway", "lower", "between neighbouring ten seconds, % of two persons: what is no drift", "two seconds"),
             Column("Background drift", "lower", "the same of the wall, % of two scenes"),
+            Column("Head motion", "neither", "how far the head moves about, % of the real video's"),
         ),
-        version=2,
+        version=3,
         source="ours: docs/procedural.md",
     ),
 )

@@ -1,5 +1,6 @@
 """Videos whose faults are known: each moves the columns that should see it, and all others stand still, or the table says why not."""
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -48,6 +49,7 @@ STILL = {
     "Sharpness drift": 0.025, "Join jump": 0.05, "A/V offset": 0.1, "A/V match": 0.1, "Silent mouth": 0.01, "Lip r": 0.002,
     "Lip r best": 0.002, "Lip lag": 0, "Lip error": 0.002, "Width r": 0.002, "Width error": 0.0005, "m b p closed": 0,
     "Rest in silence": 0, "Identity": 0.1, "Identity drift": 0.2, "Identity sway": 0.2, "Background drift": 0.05,
+    "Head motion": 2.0,
 }  # fmt: skip
 
 # What each fault does to each column: "=" nothing, "+" and "-" move it by more than three times what is allowed above, "gone" takes the
@@ -78,6 +80,7 @@ Identity          =         =            =            =       +        =       =
 Identity_drift    =         =            =            =       +        =       =
 Identity_sway     =         =            =            =       +        =       =
 Background_drift  =         =            =            +       =        +       =
+Head_motion       -         =            =            =       (mouth)  =       =
 """
 
 
@@ -116,6 +119,14 @@ def test_the_real_video_is_perfect():
     assert found["Colour"] < 0.6 and found["Colour drift"] < 0.7 and found["Identity drift"] < 2
     assert found["Longest freeze"] == 0 and found["A/V match"] > 2 and found["Silent mouth"] < 0.1
     assert found["Lip r best"] == found["Lip r"] and found["Width error"] < 0.02
+    assert abs(found["Head motion"] - 100) < 5
+
+
+def test_a_head_that_moves_half_as_far():
+    someone = recording(PERSON, seed=3)
+    middle = someone.poses.mean(0)
+    stiff = dataclasses.replace(someone, poses=middle + (someone.poses - middle) / 2)
+    assert abs(numbers(stiff.frames(), only="drawn")["Head motion"] - 50) < 5
 
 
 def test_flicker_is_measured_exactly():

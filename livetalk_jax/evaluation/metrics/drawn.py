@@ -11,12 +11,18 @@ from livetalk_jax.data.procedural.identity import make_identity, make_scene
 from livetalk_jax.evaluation.metric import Absent, Clip, Curve, Scores, Truth, ends
 
 REACH = 12  # frames
+PLACED = ("mouth_x", "mouth_y", "unit")  # of the truth, where `measure.Faces` has x, y and unit
 STRETCH = 10.0  # seconds of a point of the correlation's curve
 
 
 @functools.lru_cache(maxsize=2)  # a sample's video and the real one, or the same person once more
 def _face_measure(person: int, scene: int) -> measure.FaceMeasure:
     return measure.FaceMeasure(make_identity(person), make_scene(scene))
+
+
+def _roaming(x: np.ndarray, y: np.ndarray, unit: np.ndarray) -> float:
+    """How far a head moves about: the deviation of its places [F] from their mean, in units of its mean size."""
+    return float(np.sqrt(x.var() + y.var()) / unit.mean())
 
 
 class Meter:
@@ -27,6 +33,7 @@ class Meter:
         self._waiting: list[np.ndarray] = []
         self._openness: list[np.ndarray] = []
         self._width: list[np.ndarray] = []
+        self._places: list[np.ndarray] = []  # of the head: x, y and unit, [3, F]
         self._looks: list[np.ndarray] = []  # of each second
         self._walls: list[np.ndarray] = []
 
@@ -41,6 +48,7 @@ class Meter:
         faces = self._measure(frames)
         self._openness.append(faces.openness)
         self._width.append(faces.width)
+        self._places.append(np.stack([faces.x, faces.y, faces.unit]))
         self._looks.append(faces.looks.mean(0))
         # The median of a second: a head that passes by does not count.
         self._walls.append(np.median(measure.square(frames)[0][:, self._wall], 0).astype(np.float16).ravel())
@@ -69,6 +77,8 @@ class Meter:
         if truth["silent"].any():
             numbers["Rest in silence"] = 100 * float(closed[truth["silent"]].mean())
 
+        places = np.concatenate(self._places, 1)[:, :count]
+        numbers["Head motion"] = 100 * _roaming(*places) / _roaming(*(truth[name] for name in PLACED))
         looks, walls = np.array(self._looks), np.array(self._walls, np.float32)
         (first, last), (wall, later) = ends(looks), ends(walls)
         numbers["Identity drift"] = 100 * self._measure.identity_distance(first, last)
