@@ -48,7 +48,6 @@ def get_config() -> ConfigDict:
         handovers=1,
         recycled=0.0,
         recyclings=1,
-        sampled=0.0,
         disturbed=0.0,
         disturbance=0.0,
     )

@@ -139,8 +139,6 @@ class FlowMatchingConfig:
     - `recycled`: how often a clip's motion latents get the error that the network now makes in the clip's last frames, which a stream
       would go on from, of one to `recyclings` chunks that followed each other; the clip itself goes on without it. A prediction
       without a gradient each. 0 leaves it out.
-    - `sampled`: how often a clip is trained from where the network's own sampler stands before one of its steps, in place of from the
-      noised clip: later steps see what the ones before got wrong, and learn to mend it. 0 leaves it out.
     - `disturbed`: how often a clip's motion latents get patches of wrong colour and texture, of a deviation up to `disturbance`: the
       clip goes on without them, so that a stream which has caught one finds back to its portrait. 0 leaves it out.
     """
@@ -161,12 +159,11 @@ class FlowMatchingConfig:
     lasting_weight: float
     recycled: float
     recyclings: int
-    sampled: float
     disturbed: float
     disturbance: float
 
     def __post_init__(self):
-        shares(self, "drop_text", "drop_audio", "cold_start", "movement_weight", "handed_over", "recycled", "sampled", "disturbed")
+        shares(self, "drop_text", "drop_audio", "cold_start", "movement_weight", "handed_over", "recycled", "disturbed")
         if wrong := [f"{name} is {getattr(self, name)}" for name in ("handovers", "recyclings") if getattr(self, name) < 1]:
             raise ValueError(f"{', '.join(wrong)}: give 1 or more")
         if not 1.0 <= self.audio_guidance < 2.0:

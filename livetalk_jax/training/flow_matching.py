@@ -56,11 +56,6 @@ def bell_weight(timestep: jax.Array, shift: float) -> jax.Array:
     return (bell(timestep) - jnp.min(grid)) / jnp.mean(grid - jnp.min(grid))
 
 
-def timestep_weights(timestep: jax.Array, config: FlowMatchingConfig) -> jax.Array:
-    """Of `config.weighting`, for timesteps [B]: [B]."""
-    return jnp.ones(timestep.shape) if config.weighting == "uniform" else bell_weight(timestep, config.timestep_shift)
-
-
 class Dropped(NamedTuple):
     """Which rows are trained without a condition: bool [B] each."""
 
@@ -210,22 +205,5 @@ def draw_example(
     )
     motion = clip_motion(latents, portrait_latent, cold, motion_latents, config.cold_start_latent)
     noisy = with_motion(add_noise(latents, noise, per_row(timestep) / NUM_TIMESTEPS), motion)
-    return Example(noisy, noise, timestep, timestep_weights(timestep, config), motion, Dropped(text, audio))
-
-
-def from_sampler(
-    hit: jax.Array, example: Example, x: jax.Array, time: jax.Array, latents: jax.Array, config: FlowMatchingConfig
-) -> Example:
-    """The example, in rows `hit` ([B] bool) at x [B, T, H, W, C], where a sampler stands at timestep `time` (a scalar above 0).
-
-    Noise is then what x has beside the clip, so that the velocity which is asked for leads to the clip as ever.
-    """
-    sigma = time / NUM_TIMESTEPS
-    timestep = jnp.where(hit, time, example.timestep)
-    noise = (x - (1.0 - sigma) * latents) / sigma
-    return example._replace(
-        noisy=jnp.where(per_row(hit), x, example.noisy),
-        noise=jnp.where(per_row(hit), noise, example.noise),
-        timestep=timestep,
-        weight=timestep_weights(timestep, config),
-    )
+    weight = jnp.ones(rows) if config.weighting == "uniform" else bell_weight(timestep, config.timestep_shift)
+    return Example(noisy, noise, timestep, weight, motion, Dropped(text, audio))

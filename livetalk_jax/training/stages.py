@@ -287,8 +287,6 @@ class Adaptation(Stage):
         example = example._replace(motion=motion, noisy=with_motion(example.noisy, motion))
         text, windows = flow_matching.drop_conditions(batch.text, frozen.negative_text, batch.audio[:, :, 0], example.dropped)
         given = given_of(batch, 0)._replace(text=text, windows=windows)
-        if config.sampled:
-            example = self.sampled(learner, frozen, given, latents, example, jax.random.fold_in(self.key(when), 4))
 
         def loss(weights: Weights):
             weights = self.weights(weights, frozen)
@@ -339,25 +337,6 @@ class Adaptation(Stage):
         times = jax.random.randint(how_often, (), 1, config.recyclings + 1)
         return Motion(jax.lax.fori_loop(0, times, again, motion.latents), motion.known)
 
-    def sampled(
-        self,
-        learner: Learner,
-        frozen: Frozen,
-        given: rollout.Given,
-        latents: jax.Array,
-        example: flow_matching.Example,
-        key: jax.Array,
-    ) -> flow_matching.Example:
-        """The example, in some rows where the network's own sampler stands before a step, which is drawn for all rows alike."""
-        config, sampler = self.config.flow_matching, self.config.sampler
-        whether, which, drawn = jax.random.split(key, 3)
-        hit = jax.random.bernoulli(whether, config.sampled, latents.shape[:1])
-        step = jax.random.randint(which, (), 0, sampler.steps)
-        noise = jax.random.normal(drawn, (noise_draws(sampler.method, sampler.steps), *latents.shape))
-        x = self.conditional.enter(self.weights(learner.weights, frozen), given, noise, example.motion, step)
-        time = jnp.asarray(self.runner.times, jnp.float32)[step]
-        return flow_matching.from_sampler(hit, example, x, time, latents, config)
-
     def new_pictures(self, frozen: Frozen, latents: jax.Array) -> jax.Array:
         """What is seen of latents behind the motion frames: float32 [B, F', Y, X, 3]."""
         video = self.runner.frames(frozen.vae, latents.astype(self.config.runtime.dtype))
@@ -384,8 +363,7 @@ class Adaptation(Stage):
         learner, metrics, work = state["student"], [], Work(0, 0.0)
         matching = self.config.flow_matching
         recyclings = (1 + matching.recyclings) / 2 if matching.recycled else 0  # as they are drawn, in the mean
-        sampled = (self.config.sampler.steps - 1) / 2 if matching.sampled else 0
-        predictions = TRAINED + recyclings + sampled + (matching.audio_guidance != 1.0)
+        predictions = TRAINED + recyclings + (matching.audio_guidance != 1.0)
         for first in range(0, self.batches, self.together):
             batches = tuple(next(feed) for _ in range(self.together))
             learner, one = self._update(learner, frozen, batches, When(np.uint32(step), np.uint32(first)))

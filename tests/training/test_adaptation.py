@@ -14,7 +14,7 @@ from livetalk_jax.diffusion.schedule import NUM_TIMESTEPS
 from livetalk_jax.stream.chunk import hand_over
 from livetalk_jax.training.flow_matching import draw_example, per_row, picture_loss
 from livetalk_jax.training.loop import Feed
-from livetalk_jax.training.stages import NOW, Adaptation, When, Work, given_of
+from livetalk_jax.training.stages import NOW, Adaptation, When, Work
 from tests.training import sizes
 from tests.training.conftest import one_device, synthetic
 
@@ -89,33 +89,6 @@ def test_recycled_errors_come_together(stage1):
         assert len(set(rows[rows > 0])) < 2, "how many chunks is drawn for all rows alike"
     assert set(off.ravel()) == {0, 1, 2, 3}
     assert abs((off > 0).mean() - 0.25) < 0.12
-
-
-def test_clips_are_trained_from_where_the_sampler_stands(stage1):
-    """A sampler that leaves the number of the step behind: x and its timestep go together, in the share of rows."""
-    settings = dataclasses.replace(stage1.stage.config.flow_matching, sampled=0.5, cold_start=0.0)
-    sampler = dataclasses.replace(stage1.stage.config.sampler, method="renoise", steps=4)
-    config = dataclasses.replace(stage1.stage.config, flow_matching=settings, sampler=sampler)
-    stage = Adaptation(config, one_device(), np.zeros((8, 16), np.float32))
-    latents, learner = stage1.batch.chunk_latents[:, 0], stage1.state["student"]
-    example = draw_example(stage.key(NOW), latents, stage1.batch.portrait_latent, stage.motion_latents, settings)
-    given = given_of(stage1.batch, 0)
-    real = jax.jit(lambda key: stage.sampled(learner, stage1.frozen, given, latents, example, key))
-    assert all(np.isfinite(real(jax.random.key(seed)).noisy).all() for seed in range(2))
-
-    stage.conditional = types.SimpleNamespace(
-        enter=lambda weights, given, noise, motion, step: jnp.full(latents.shape, step) + 0.0 * noise[0]
-    )
-    stubbed = jax.jit(lambda key: stage.sampled(learner, stage1.frozen, given, latents, example, key))
-    found = [stubbed(jax.random.key(seed)) for seed in range(40)]
-    hit = np.array([[not np.array_equal(a, b) for a, b in zip(one.noisy, example.noisy, strict=True)] for one in found])
-    assert abs(hit.mean() - 0.5) < 0.2
-    steps = [{int(x.mean()) for x in one.noisy[rows]} for one, rows in zip(found, hit, strict=True)]
-    assert set.union(*steps) == {0, 1, 2, 3} and all(len(step) < 2 for step in steps), "one step for all rows"
-    for one, rows in zip(found, hit, strict=True):
-        np.testing.assert_allclose(
-            one.timestep[rows], stage.runner.times[one.noisy[rows].mean((1, 2, 3, 4)).astype(int)], rtol=1e-6
-        )
 
 
 def test_updates_of_one_program_are_those_of_many(stage1):

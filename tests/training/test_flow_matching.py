@@ -16,7 +16,7 @@ SHAPE = (B, T, H, W, C)
 CONFIG = FlowMatchingConfig(
     timestep_shift=5.0, timestep_steps=0, weighting="uniform", drop_text=0.0, drop_audio=0.0, audio_guidance=1.0, cold_start=0.0,
     cold_start_latent="first_frame", temporal_weight=0.0, movement_weight=0.0, picture_weight=0.0, lasting_weight=0.0,
-    handed_over=0.0, handovers=1, recycled=0.0, recyclings=1, sampled=0.0, disturbed=0.0, disturbance=0.0,
+    handed_over=0.0, handovers=1, recycled=0.0, recyclings=1, disturbed=0.0, disturbance=0.0,
 )  # fmt: skip
 
 
@@ -203,21 +203,6 @@ def test_pictures_that_are_as_asked_cost_nothing():
     )
     assert float(fm.picture_loss(asked + 0.2, asked, 0.5)) == pytest.approx(0.2, rel=1e-4)
     assert not np.asarray(jax.grad(fm.picture_loss, 1)(grey, asked, 0.5)).any()
-
-
-def test_a_sampler_that_stands_elsewhere_is_led_to_the_clip():
-    """Whatever x is, x less σ times the velocity that is asked for is the clip; other rows stay as they are."""
-    latents, x = random(1), random(2)
-    example = fm.draw_example(jax.random.key(3), latents, random(4, (B, 1, H, W, C)), M, CONFIG)
-    hit = jnp.asarray([True, False, True, False])
-    found = fm.from_sampler(hit, example, x, jnp.float32(625.0), latents, CONFIG)
-    asked = found.noise - latents
-    np.testing.assert_allclose(found.noisy[::2] - 0.625 * asked[::2], latents[::2], atol=1e-5)
-    np.testing.assert_array_equal(found.noisy[::2], x[::2])
-    np.testing.assert_array_equal(found.timestep[::2], 625.0)
-    for now, before in ((found.noisy, example.noisy), (found.noise, example.noise), (found.timestep, example.timestep)):
-        np.testing.assert_array_equal(now[1::2], before[1::2])
-    assert found.motion is example.motion and found.dropped is example.dropped
 
 
 def test_recycled_motion_has_the_error_of_the_last_frames():
