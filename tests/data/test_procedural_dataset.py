@@ -263,6 +263,13 @@ def test_stored_clips_are_those_that_were_drawn(tmp_path):
         StoredClips(str(tmp_path / "truth"))
 
 
+def test_clips_without_a_synthesiser_leave_no_folder(tmp_path):
+    clips = ProceduralClips(0, "train", 3, STREAM, 1, 64, 64, synthesiser=Synthesiser("/nowhere/libespeak-ng.so"))
+    with pytest.raises(NoSynthesiser):
+        list(write_clips(tmp_path / "clips", clips, workers=1))
+    assert not (tmp_path / "clips").exists()
+
+
 def test_the_command_writes_what_the_folder_source_reads(tmp_path):
     needs_espeak()
     argv = [

@@ -81,7 +81,6 @@ def main(argv: list[str]) -> None:
         clips = ProceduralClips(
             values.seed, values.split, values.clips, config.stream, values.chunks, height, width, synthesiser=synthesiser
         )
-        out.mkdir(parents=True, exist_ok=True)
         for _ in tqdm(write_clips(out, clips, values.workers), total=len(clips), unit="clip", file=sys.stderr):
             pass
         print(f"{out}: {len(clips)} clips of {values.chunks} chunks")
