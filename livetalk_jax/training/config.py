@@ -89,9 +89,9 @@ class ExecutionConfig:
 class LoopConfig:
     """How long a run is and what it leaves in its folder.
 
-    `steps` in all, or as many as are done within `minutes` of this process (0: no limit). Every `log_every` steps a line and
-    scalars; every `save_every` a checkpoint, of which the last `keep_last` and the `keep_best` of lowest mean loss since the one
-    before are kept; every `sample_every` a video of `sample_chunks` chunks (0: none).
+    `steps` in all, or as many as are begun within `minutes` of this process (0: no limit), one at least. Every `log_every` steps a
+    line and scalars; every `save_every`, and at the end, a checkpoint, of which the last `keep_last` and the `keep_best` of lowest
+    mean loss since the one before are kept; every `sample_every` a video of `sample_chunks` chunks (0: none).
     """
 
     steps: int

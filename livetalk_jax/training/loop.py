@@ -106,13 +106,14 @@ def train(stage: Stage | SingleNetwork, data: TrainData, workdir: Path) -> None:
         data.set_state(position)
         record(stage.config, workdir / "config.json")
         progress.begin(step)
-        while step < config.steps and time.monotonic() < end:
+        over = step >= config.steps
+        while not over:
             try:
                 state, metrics, work = stage.step(state, frozen, step, feed)
                 step += 1
                 progress.record(step, metrics, work)
-                ending = terminated.after(step)
-                saving = ending or step % config.save_every == 0 or step == config.steps
+                ending, over = terminated.after(step), step >= config.steps or time.monotonic() >= end
+                saving = ending or over or step % config.save_every == 0
                 if saving:
                     progress.settle()
             except DivergedError as error:

@@ -1,9 +1,11 @@
 """The loop around a stage: what it keeps, where it goes on, and when it stops. The stage counts."""
 
+import itertools
 import json
 import math
 import signal
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -70,6 +72,16 @@ def test_a_run_that_has_ended(run):
     assert again.ran == []
     with pytest.raises(ValueError, match="student was made at the end of 6 steps; move it away to go on to 8"):
         run(Counter(FALLING, steps=8))
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(2.5, 3), (0.1, 1)])
+def test_a_run_that_ends_by_minutes_knows_its_steps(run, tmp_path, monkeypatch, minutes, steps):
+    """Each step takes a minute. The last is kept though it is none of those that are kept on the way."""
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=itertools.count(0, 60).__next__))
+    assert run(Counter(FALLING, minutes=minutes)) == [steps]
+    assert (tmp_path / "student").exists()
+    with pytest.raises(ValueError, match=f"made at the end of {steps} steps"):
+        run(Counter(FALLING))
 
 
 def test_checkpoints_of_another_configuration(run):
