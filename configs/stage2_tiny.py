@@ -6,7 +6,7 @@
 `stage2_tiny:synthetic` is to stage1_tiny:synthetic as this is to stage1_tiny, with clips of two chunks. Rates are higher than the
 published ones, as for a small network whose stage 1 was short, and the average of the student's weights is what is kept. Scores see
 motion latents clean: a teacher trained from nothing has seen no others, and tells nonsense of noised ones. The real score sees those of
-the clip, not of the student, who keeps to the portrait then (both: docs/ablations.md).
+the clip, not of the student, who keeps to the portrait then and holds the head stiller (all: docs/ablations.md).
 """
 
 from ml_collections import ConfigDict
