@@ -4,13 +4,23 @@
 #     sh tools/ablations.sh out/small out/ablations k1 k3 k5 random ground_truth noised motion_loss
 #
 # The first folder is that of tools/train_small.sh, with its features and stage 1. By environment: STEPS of each run, SEEDS, LONG
-# seconds of the long videos, FLAGS for training. A run that is done is passed over. times.txt has seconds of training, NAME-SEED.json
-# what was measured. Table 2: k1, k3, k5, random. Table 3, all with random k: the real score sees the clip's own motion latents
-# (ground_truth, as stage2_tiny has it), or the student's with noise as the rest has (noised: the paper's choice), or they are compared too (motion_loss).
+# seconds of the long videos, FLAGS for training. A run that is done is passed over. times.txt has seconds of training, short/NAME-SEED
+# and long/NAME-SEED what `livetalk evaluate` found, as in docs/ablations.md; `livetalk evaluate compare` tells two apart.
+# Table 2: k1, k3, k5, random. Table 3, all with random k: the real score sees the clip's own motion latents (ground_truth, as
+# stage2_tiny has it), or the student's with noise as the rest has (noised: the paper's choice), or they are compared too (motion_loss).
 set -eu
 W=${1:?give the folder of tools/train_small.sh}; OUT=${2:?give a folder for the results}; shift 2
 : "${STEPS:=1000}" "${SEEDS:=0 1 2}" "${LONG:=300}" "${PYTHON:=python3}" "${FLAGS:=}"
 mkdir -p "$OUT"
+
+# judge FOLDER FLAG…
+judge() {
+    folder=$OUT/$1/$name-$seed
+    shift
+    [ -f "$folder/report.html" ] || "$PYTHON" -c 'from livetalk_jax.cli import main; main()' evaluate --config tiny --config.sampler.steps=4 \
+        --checkpoint "$run/student" --name "$name-$seed" --out "$folder" "$@"
+}
+
 features=$(echo "$W"/features/* | tr ' ' ,)
 for name in ${*:-k1 k3 k5 random ground_truth noised motion_loss}; do
     matching=--config.distribution_matching predicted=--config.distribution_matching.motion_latents=predicted
@@ -32,9 +42,7 @@ for name in ${*:-k1 k3 k5 random ground_truth noised motion_loss}; do
                 $given $FLAGS
             echo "$name-$seed $(($(date +%s) - begun))" >> "$OUT/times.txt"
         fi
-        [ -f "$run.json" ] || {
-            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --config.sampler.steps=4 --what talk --name short
-            "$PYTHON" tools/check_small_model.py --out "$run.json" --checkpoint "$run/student" --config.sampler.steps=4 --what talk --name long --clips 4 --seconds "$LONG"
-        }
+        judge short --bench procedural --samples 8
+        judge long --bench procedural-long --samples 1 --seconds "$LONG"
     done
 done
