@@ -31,9 +31,7 @@ class Meter:
         self._measure = _face_measure(truth.person, truth.scene)
         self._wall = measure.background_mask(measure.SIDE, measure.SIDE)
         self._waiting: list[np.ndarray] = []
-        self._openness: list[np.ndarray] = []
-        self._width: list[np.ndarray] = []
-        self._places: list[np.ndarray] = []  # of the head: x, y and unit, [3, F]
+        self._tracks: list[np.ndarray] = []  # openness, width, x, y and unit of each frame, [5, F]
         self._looks: list[np.ndarray] = []  # of each second
         self._walls: list[np.ndarray] = []
 
@@ -46,9 +44,7 @@ class Meter:
 
     def _second(self, frames: np.ndarray) -> None:
         faces = self._measure(frames)
-        self._openness.append(faces.openness)
-        self._width.append(faces.width)
-        self._places.append(np.stack([faces.x, faces.y, faces.unit]))
+        self._tracks.append(np.stack([faces.openness, faces.width, faces.x, faces.y, faces.unit]))
         self._looks.append(faces.looks.mean(0))
         # The median of a second: a head that passes by does not count.
         self._walls.append(np.median(measure.square(frames)[0][:, self._wall], 0).astype(np.float16).ravel())
@@ -56,11 +52,11 @@ class Meter:
     def scores(self) -> Scores:
         if self._waiting:
             self._second(np.stack(self._waiting))
-        openness, width = np.concatenate(self._openness), np.concatenate(self._width)
-        count = min(len(openness), len(self.truth.frames["openness"]))
+        tracks = np.concatenate(self._tracks, 1)
+        count = min(tracks.shape[1], len(self.truth.frames["openness"]))
         if count <= 2 * REACH:
             raise Absent(f"needs {2 * REACH + 1} frames")
-        openness, width = openness[:count], width[:count]
+        openness, width, *place = tracks[:, :count]
         truth = {name: values[:count] for name, values in self.truth.frames.items()}
         lips, spread = measure.synchrony(openness, truth["openness"], REACH), measure.synchrony(width, truth["width"], REACH)
         closed = openness < measure.CLOSED
@@ -77,8 +73,7 @@ class Meter:
         if truth["silent"].any():
             numbers["Rest in silence"] = 100 * float(closed[truth["silent"]].mean())
 
-        places = np.concatenate(self._places, 1)[:, :count]
-        numbers["Head motion"] = 100 * _roaming(*places) / _roaming(*(truth[name] for name in PLACED))
+        numbers["Head motion"] = 100 * _roaming(*place) / _roaming(*(truth[name] for name in PLACED))
         looks, walls = np.array(self._looks), np.array(self._walls, np.float32)
         (first, last), (wall, later) = ends(looks), ends(walls)
         numbers["Identity drift"] = 100 * self._measure.identity_distance(first, last)
